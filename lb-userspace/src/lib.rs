@@ -1,0 +1,1 @@
+//! Wattline's user space: the agent that keeps the BPF maps true to what is wanted, and its command line.
