@@ -1,0 +1,4 @@
+//! The kernel side of the packet path's traits; the programs are in `bin/`, a file each.
+#![no_std]
+
+pub mod packet;
