@@ -1,2 +1,2 @@
-//! m
+//! The `wattline` binary.
 fn main() {}
