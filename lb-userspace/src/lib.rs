@@ -3,3 +3,6 @@
 pub mod agent;
 pub mod api;
 pub mod config;
+pub mod dataplane;
+pub mod fleet;
+pub mod ring;
