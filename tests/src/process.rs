@@ -21,6 +21,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A command to run inside a host; see [`Host::command`].
 #[derive(Debug)]
+#[must_use]
 pub struct HostCommand {
     host: Host,
     command: Command,

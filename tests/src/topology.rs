@@ -85,6 +85,7 @@ fn on_net(net: u8, host: u8) -> (Ipv4Addr, Ipv6Addr) {
 
 /// What to build; see [`Lab::builder`].
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct LabBuilder {
     site_a: u8,
     site_b: u8,

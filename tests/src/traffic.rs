@@ -1,7 +1,7 @@
 //! Traffic from the client host: every byte of every answer is verified, and every answer names its backend.
 //!
 //! Flow number `n` of a target always has the same source address and port ([`Lab::flow_source`]), so that the same
-//! flow can be opened again and must land where it did before. Connections end with a reset, which leaves no TIME_WAIT
+//! flow can be opened again and must land where it did before. Connections end with a reset, which leaves no `TIME_WAIT`
 //! behind. Nothing here retries: a failure is reported as what happened on that flow.
 
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ use crate::topology::Lab;
 
 /// What to send to a target, over TCP (HTTP) or UDP.
 #[derive(Clone, Copy, Debug)]
+#[must_use]
 pub struct Flow {
     /// Service address and port.
     pub target: SocketAddr,
@@ -81,6 +82,7 @@ pub enum Transport {
 
 /// Many flows at once; see [`Flows::run`].
 #[derive(Clone, Copy, Debug)]
+#[must_use]
 pub struct Flows {
     /// TCP or UDP.
     pub transport: Transport,
@@ -131,6 +133,7 @@ impl FlowReport {
     /// # Panics
     /// If anything failed, with the number of failures and some of them.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "often the check is all that is wanted")]
     pub fn expect_all(self) -> Self {
         let some: Vec<_> = self.failed.iter().take(5).collect();
         assert!(self.failed.is_empty(), "{} flows failed, among them {some:#?}", self.failed.len());
@@ -280,11 +283,11 @@ impl Connection {
             let value = response.headers().get(name).with_context(|| format!("the answer lacks {name}"))?;
             Ok(value.to_str()?.to_owned())
         };
-        let (backend, seen) = (header(BACKEND_HEADER)?, header(CLIENT_HEADER)?);
+        let (backend, client) = (header(BACKEND_HEADER)?, header(CLIENT_HEADER)?);
         if response.status() != StatusCode::OK {
             bail!("{backend} answered {}", response.status());
         }
-        ensure!(seen == self.source.to_string(), "{backend} saw client {seen}, not {}", self.source);
+        ensure!(client == self.source.to_string(), "{backend} saw client {client}, not {}", self.source);
         let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
         payload::verify(&body, &payload::bytes(seed, bytes))?;
         Ok(Reply { backend, source: self.source })
