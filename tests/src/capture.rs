@@ -1,7 +1,8 @@
 //! Frames of an interface: capturing them into memory, and sending raw ones.
 //!
 //! What an XDP program of the interface itself drops, sends back or redirects never reaches a capture there: capture at
-//! the other end of the cable, that is, at the router's port. Nothing here may change a frame.
+//! the other end of the cable, that is, at the router's port. The kernel takes VLAN tags off received frames before a
+//! capture gets them. Nothing here may change a frame.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::host::Host;
 
@@ -37,7 +38,7 @@ pub struct Frame {
 pub struct Capture {
     frames: Arc<Mutex<Vec<Frame>>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Capture {
@@ -58,7 +59,7 @@ impl Capture {
                         frames_in.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
                     }
                     if last {
-                        return;
+                        return check_complete(&socket);
                     }
                     wait_readable(&socket);
                 }
@@ -72,23 +73,24 @@ impl Capture {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops and returns everything that passed before.
-    pub fn stop(mut self) -> Vec<Frame> {
-        self.end();
-        std::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Stops and returns everything that passed before. An error if the kernel had to leave out frames.
+    pub fn stop(mut self) -> Result<Vec<Frame>> {
+        self.end()?;
+        Ok(std::mem::take(&mut *self.frames.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(result) => result.unwrap_or_else(|_| bail!("the capture's thread panicked")),
         }
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.end();
+        let _ = self.end();
     }
 }
 
@@ -191,6 +193,25 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Option<Frame> {
     let len = usize::try_from(len).ok()?;
     let sent = from.sll_pkttype == libc::PACKET_OUTGOING;
     Some(Frame { at: SystemTime::now(), sent, bytes: buffer[..len].to_vec() })
+}
+
+/// Fails if frames found the socket's buffer full.
+fn check_complete(socket: &OwnedFd) -> Result<()> {
+    let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    // SAFETY: a live `tpacket_stats` and its size.
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut stats).cast(),
+            &raw mut len,
+        )
+    };
+    check(asked).context("cannot read the capture's statistics")?;
+    ensure!(stats.tp_drops == 0, "the capture lost {} of {} frames", stats.tp_drops, stats.tp_packets);
+    Ok(())
 }
 
 /// Waits a little for something to read.

@@ -16,7 +16,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::host::Host;
 use crate::link::veth;
-use crate::peer::Pass;
+use crate::peer::{Action, FixedProgram};
 use crate::server::{Server, ServerSpec};
 
 /// The prefix of IPv4 service addresses, routed to the load balancers.
@@ -186,7 +186,7 @@ pub struct Lab {
     pub client: Host,
     /// The router between all of them.
     pub router: Host,
-    _passes: Vec<Pass>,
+    _passes: Vec<FixedProgram>,
 }
 
 /// A load balancer's host. Interfaces: `eth0` in site A and, if two-armed, `eth1` in site B.
@@ -285,7 +285,7 @@ impl Backend {
 struct Wire<'a> {
     router: &'a Host,
     mtu: u32,
-    passes: &'a mut Vec<Pass>,
+    passes: &'a mut Vec<FixedProgram>,
 }
 
 impl Wire<'_> {
@@ -296,7 +296,7 @@ impl Wire<'_> {
             end.tx_checksum_offload(false)?;
         }
         outside.join(site.bridge())?;
-        self.passes.push(Pass::attach(self.router, port)?);
+        self.passes.push(FixedProgram::attach(self.router, port, Action::Pass)?);
         outside.up()?;
         inside.up()?;
         let (v4, v6) = site.addresses(number);

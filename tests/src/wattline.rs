@@ -2,7 +2,8 @@
 //!
 //! The program under test is the built binary and nothing else; this file must never call into its library.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,12 +24,17 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// The binary: `$WATTLINE_BIN`, or `wattline` in the directory of the running test or tool (`target/debug`).
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("WATTLINE_BIN") {
+    let current = std::env::current_exe().context("cannot find the running program")?;
+    locate(std::env::var_os("WATTLINE_BIN"), &current)
+}
+
+/// Finds the binary, given the variable's value and the running program.
+fn locate(chosen: Option<OsString>, current: &Path) -> Result<PathBuf> {
+    if let Some(path) = chosen {
         let path = PathBuf::from(path);
         ensure!(path.is_file(), "WATTLINE_BIN is {}, which is no file", path.display());
         return Ok(path);
     }
-    let current = std::env::current_exe().context("cannot find the running program")?;
     // Tests lie in target/debug/deps, tools in target/debug.
     let found =
         current.ancestors().skip(1).take(2).map(|dir| dir.join("wattline")).find(|path| path.is_file());
@@ -153,5 +159,27 @@ impl Agent {
     /// Where the agent runs.
     pub fn host(&self) -> &Host {
         &self.host
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_is_found_beside_tests_and_tools() {
+        let target = tempfile::tempdir().unwrap();
+        let deps = target.path().join("deps");
+        let (test, tool) = (deps.join("lab-0123"), target.path().join("xtask"));
+        let error = locate(None, &test).unwrap_err();
+        assert!(error.to_string().contains("run `cargo build` first"), "{error:#}");
+
+        let built = target.path().join("wattline");
+        std::fs::write(&built, "").unwrap();
+        assert_eq!(locate(None, &test).unwrap(), built);
+        assert_eq!(locate(None, &tool).unwrap(), built);
+        assert_eq!(locate(Some(built.clone().into()), Path::new("/elsewhere/x")).unwrap(), built);
+        let error = locate(Some("/nowhere/wattline".into()), &test).unwrap_err();
+        assert!(error.to_string().contains("WATTLINE_BIN is /nowhere/wattline"), "{error:#}");
     }
 }

@@ -1,4 +1,5 @@
 //! The lab's own tests: that it carries traffic, and that it notices when something is wrong.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is the failing test")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +10,7 @@ use tests::capture::{Capture, RawSender};
 use tests::host::Host;
 use tests::link::{Mac, veth};
 use tests::long_lived::{LongLived, LongLivedSpec};
-use tests::peer::Pass;
+use tests::peer::{Action, FixedProgram};
 use tests::server::Health;
 use tests::topology::{Backend, Lab, VIP4, VIP6};
 use tests::traffic::{self, Flow, Flows};
@@ -167,7 +168,7 @@ fn a_capture_sees_frames_and_raw_frames_arrive() {
     .unwrap();
 
     let mut ways = BTreeSet::new();
-    for frame in capture.stop() {
+    for frame in capture.stop().unwrap() {
         let packet = SlicedPacket::from_ethernet(&frame.bytes).unwrap();
         let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (packet.net, packet.transport)
         else {
@@ -184,6 +185,29 @@ fn a_capture_sees_frames_and_raw_frames_arrive() {
         ways.insert(frame.sent);
     }
     assert_eq!(ways, BTreeSet::from([false, true]));
+}
+
+#[test]
+fn frames_that_xdp_sends_come_out_of_the_cable() {
+    let lab = Lab::builder().two_arm().site_a(1).site_b(1).build().unwrap();
+    let frame = [[2; 6].as_slice(), &[4; 6], &[0x88, 0xb5], &[7; 50]].concat();
+    let ends = [
+        (lab.lb(), "eth0", "lb1"),
+        (lab.lb(), "eth1", "lb1-b"),
+        (&lab.backend("a1").host, "eth0", "a1"),
+        (&lab.backend("b1").host, "eth0", "b1"),
+    ];
+    for (host, interface, port) in ends {
+        let _mirror = FixedProgram::attach(host, interface, Action::Tx).unwrap();
+        let capture = Capture::start(&lab.router, port).unwrap();
+        RawSender::open(&lab.router, port).unwrap().send(&frame).unwrap();
+        wait::until("the frame to come back", Duration::from_secs(10), || {
+            let frames = capture.frames();
+            let mut back = frames.iter().filter(|seen| seen.bytes == frame && !seen.sent);
+            back.next().map(drop).ok_or(format!("{port}: {} frames", frames.len()))
+        })
+        .unwrap();
+    }
 }
 
 #[test]
@@ -229,10 +253,10 @@ fn links_can_be_inspected_and_changed() {
     echo.join().unwrap();
     assert!(right.stats().unwrap().rx_packets >= 2);
 
-    let pass = Pass::attach(&one, "eth0").unwrap();
-    Pass::attach(&one, "eth0").unwrap_err();
-    drop(pass);
-    Pass::attach(&one, "eth0").unwrap();
+    let program = FixedProgram::attach(&one, "eth0", Action::Pass).unwrap();
+    FixedProgram::attach(&one, "eth0", Action::Pass).unwrap_err();
+    drop(program);
+    FixedProgram::attach(&one, "eth0", Action::Drop).unwrap();
     left.delete().unwrap();
     right.mac().unwrap_err();
     one.route("10.8.0.0/16".parse().unwrap(), &[there]).unwrap_err();
