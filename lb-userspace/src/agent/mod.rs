@@ -1,5 +1,10 @@
 //! The agent: the process that keeps the maps true to what is wanted.
 
+pub mod flow_key;
+mod lock;
+pub mod privilege;
+mod state;
+
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};

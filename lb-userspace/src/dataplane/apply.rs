@@ -81,7 +81,6 @@ impl Ord for ServiceOrder {
 }
 
 /// The maps, and what is known of their use.
-#[derive(Debug)]
 pub struct Dataplane {
     maps: Maps,
     rings: Regions,
@@ -205,7 +204,8 @@ impl Dataplane {
         let mut service = old.unwrap_or_default();
         if plan.ring {
             let slots = desired.ring.len() as u32;
-            service.ring_offset = self.make_room(|plane| plane.rings.allocate(slots)).context("no room for its ring")?;
+            service.ring_offset =
+                self.make_room(|plane| plane.rings.allocate(slots)).context("no room for its ring")?;
             service.ring_slots = slots;
             let ring: Vec<Slot> = desired.ring.iter().copied().map(Slot::settled).collect();
             self.maps.rings.write(service.ring_offset, &ring);

@@ -22,7 +22,7 @@ use lb_common::{
 use zerocopy::transmute;
 
 use super::{
-    forward::{explain_attach, take_program},
+    forward::{explain_attach, load_program},
     layout, object,
     pins::{self, Pins},
 };
@@ -69,7 +69,10 @@ pub fn attach(bpffs: &Path, interface: &str, settings: &Settings) -> Result<()> 
         ("IPv4", settings.allow.iter().filter(|net| matches!(net, IpNet::V4(_))).count()),
         ("IPv6", settings.allow.iter().filter(|net| matches!(net, IpNet::V6(_))).count()),
     ] {
-        ensure!(count <= DECAP_SOURCES as usize, "{count} {family} prefixes are allowed, at most {DECAP_SOURCES} fit");
+        ensure!(
+            count <= DECAP_SOURCES as usize,
+            "{count} {family} prefixes are allowed, at most {DECAP_SOURCES} fit"
+        );
     }
     ensure!(nix::net::if_::if_nametoindex(interface).is_ok(), "there is no interface {interface}");
     let pins = Pins::decap(bpffs, interface);
@@ -94,15 +97,16 @@ fn attach_fresh(pins: &Pins, interface: &str, settings: &Settings) -> Result<()>
         loader.map_pin_path(name, pins.map(name));
     }
     let mut object = loader.load(object::DECAP).context("creating the maps of the decapsulation")?;
-    let mut program = take_program(&mut object, decap::PROGRAM)?;
+    let program = load_program(&mut object, decap::PROGRAM)?;
     // Filled before it is attached: no packet meets an empty allow list.
     set(pins, settings)?;
     program.pin(pins.program()).context("pinning the program")?;
     let id = program
         .attach(interface, settings.mode)
         .map_err(|error| explain_attach(error, interface, settings.mode, None))?;
-    let link = FdLink::try_from(program.take_link(id)?)
-        .map_err(|_| anyhow::anyhow!("{interface}: this kernel attaches XDP without links; 5.9 or later is needed"))?;
+    let link = FdLink::try_from(program.take_link(id)?).map_err(|_| {
+        anyhow::anyhow!("{interface}: this kernel attaches XDP without links; 5.9 or later is needed")
+    })?;
     link.pin(pins.link(interface)).with_context(|| format!("pinning the link of {interface}"))?;
     Ok(())
 }
@@ -120,12 +124,11 @@ pub fn detach(bpffs: &Path, interface: &str) -> Result<bool> {
 
 /// Decapsulation on one interface, or on all of them, in alphabetical order.
 pub fn status(bpffs: &Path, interface: Option<&str>) -> Result<Vec<Status>> {
-    let mut names = match interface {
+    let names = match interface {
         Some(name) if Pins::decap(bpffs, name).exists() => vec![name.to_owned()],
         Some(_) => Vec::new(),
-        None => pins::list(&Pins::decap_parent(bpffs))?,
+        None => pins::interfaces(&Pins::decap_parent(bpffs))?,
     };
-    names.sort();
     names.iter().map(|name| one_status(bpffs, name)).collect()
 }
 
@@ -209,12 +212,14 @@ fn set(pins: &Pins, settings: &Settings) -> Result<()> {
     }
     let node = DecapNode { gue_port: settings.gue_port, ready: Node::READY, reserved: 0 };
     let mut map: Array<_, [u8; size_of::<DecapNode>()]> = Map::Array(open(pins, decap::NODE)?).try_into()?;
-    map.set(0, transmute!(node) as [u8; size_of::<DecapNode>()], 0).context("writing the settings")
+    let bytes: [u8; size_of::<DecapNode>()] = transmute!(node);
+    map.set(0, bytes, 0).context("writing the settings")
 }
 
 /// Whether the pinned link still holds a program on an interface of that name.
 fn link_is_alive(pins: &Pins, interface: &str) -> Result<bool> {
-    let program = ProgramInfo::from_pin(pins.program()).context("asking the kernel about the pinned program")?;
+    let program =
+        ProgramInfo::from_pin(pins.program()).context("asking the kernel about the pinned program")?;
     let Some(running) = super::xdp_program_of(interface)? else { return Ok(false) };
     if running != program.id() {
         bail!("{interface}: another XDP program (id {running}) runs there than the pinned one");

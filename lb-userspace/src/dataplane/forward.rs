@@ -11,6 +11,7 @@ use aya::{
         xdp::XdpLink,
     },
 };
+use aya_obj::programs::XdpAttachType;
 use lb_common::abi::forward;
 
 use super::{layout, object, pins::Pins};
@@ -33,12 +34,14 @@ impl Sizes {
     }
 }
 
+/// Reads what the XDP program says in the rare cases that it says something.
+pub type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
+
 /// The balancer, loaded and pinned.
 pub struct Forward {
     program: Xdp,
     pins: Pins,
-    /// Reads what the program says in the rare cases that it says something; alive as long as this.
-    logger: Option<aya_log::EbpfLogger>,
+    logger: Option<Logger>,
     adopted: bool,
 }
 
@@ -78,10 +81,8 @@ impl Forward {
         let logger = aya_log::EbpfLogger::init(&mut object)
             .map_err(|error| log::warn!("messages of the XDP program cannot be read: {error}"))
             .ok();
-        let program = take_program(&mut object, forward::PROGRAM)?;
-        let mut loaded = Self { program, pins: pins.clone(), logger, adopted };
-        loaded.pin_program()?;
-        Ok(loaded)
+        let program = pin_program(load_program(&mut object, forward::PROGRAM)?, pins)?;
+        Ok(Self { program, pins: pins.clone(), logger, adopted })
     }
 
     /// Whether maps of an earlier agent were taken over.
@@ -95,28 +96,8 @@ impl Forward {
     }
 
     /// The reader of the program's messages; to be polled by the agent's runtime.
-    pub fn take_logger(&mut self) -> Option<aya_log::EbpfLogger> {
+    pub fn take_logger(&mut self) -> Option<Logger> {
         self.logger.take()
-    }
-
-    /// Makes the pin name this program. If the pinned one has the same instructions, it stays and is used.
-    fn pin_program(&mut self) -> Result<()> {
-        let pin = self.pins.program();
-        if pin.exists() {
-            let pinned = Xdp::from_pin(&pin, aya::programs::xdp::XdpAttachType::Interface)
-                .with_context(|| format!("opening the pinned program {}", pin.display()))?;
-            let info = pinned.info().context("asking the kernel about the pinned program")?;
-            if info.tag() == self.info()?.tag() {
-                self.program = pinned;
-                return Ok(());
-            }
-            log::info!("the pinned program {:016x} is of another version", info.tag());
-        }
-        let aside = pin.with_extension("new");
-        // Left over from a crash between the two steps below.
-        let _ = std::fs::remove_file(&aside);
-        self.program.pin(&aside).with_context(|| format!("pinning the program at {}", aside.display()))?;
-        std::fs::rename(&aside, &pin).with_context(|| format!("renaming {} over {}", aside.display(), pin.display()))
     }
 
     /// Attaches to an interface by a link and pins the link, or takes the pinned link over.
@@ -170,12 +151,38 @@ impl Forward {
 /// The ring buffer of aya-log.
 const LOG_MAP: &str = "AYA_LOGS";
 
-/// Takes a program out of an object and has the kernel verify it.
-pub(super) fn take_program(object: &mut aya::Ebpf, name: &str) -> Result<Xdp> {
-    let program = object.take_program(name).with_context(|| format!("the object has no program {name}"))?;
-    let mut program: Xdp = program.try_into().with_context(|| format!("{name} is not an XDP program"))?;
-    program.load().with_context(|| format!("loading the program {name} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)"))?;
+/// Has the kernel verify a program of an object.
+pub(super) fn load_program<'o>(object: &'o mut aya::Ebpf, name: &str) -> Result<&'o mut Xdp> {
+    let program = object.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    let program: &mut Xdp = program.try_into().with_context(|| format!("{name} is not an XDP program"))?;
+    program.load().with_context(|| {
+        format!("loading the program {name} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)")
+    })?;
     Ok(program)
+}
+
+/// Makes the pin name this program, and opens it. If the pinned one has the same instructions, it stays.
+fn pin_program(program: &mut Xdp, pins: &Pins) -> Result<Xdp> {
+    let pin = pins.program();
+    let open = || {
+        Xdp::from_pin(&pin, XdpAttachType::Interface)
+            .with_context(|| format!("opening the pinned program {}", pin.display()))
+    };
+    if pin.exists() {
+        let pinned = open()?;
+        let tag = pinned.info().context("asking the kernel about the pinned program")?.tag();
+        if tag == program.info().context("asking the kernel about the program")?.tag() {
+            return Ok(pinned);
+        }
+        log::info!("the pinned program {tag:016x} is of another version and is replaced");
+    }
+    let aside = pin.with_file_name("program_new");
+    // Left over from a crash between the two steps below.
+    let _ = std::fs::remove_file(&aside);
+    program.pin(&aside).with_context(|| format!("pinning the program at {}", aside.display()))?;
+    std::fs::rename(&aside, &pin)
+        .with_context(|| format!("renaming {} over {}", aside.display(), pin.display()))?;
+    open()
 }
 
 /// Whether there is something to adopt; cleans up after a start that did not get as far as attaching.
@@ -234,4 +241,3 @@ pub(super) fn explain_attach(
     };
     anyhow::Error::new(error).context(format!("attaching to {interface}: {why}"))
 }
-

@@ -69,7 +69,8 @@ impl Layout {
     /// Returns the number of elements of the pinned map.
     pub fn verify(&self, pins: &Pins) -> Result<u32> {
         let path = pins.map(self.name);
-        let info = MapInfo::from_pin(&path).with_context(|| format!("reading the pinned map {}", path.display()))?;
+        let info =
+            MapInfo::from_pin(&path).with_context(|| format!("reading the pinned map {}", path.display()))?;
         let mut differences = Vec::new();
         if !info.map_type().is_ok_and(|kind| kind == self.kind) {
             differences.push(format!("type {:?} instead of {:?}", info.map_type().ok(), self.kind));

@@ -54,7 +54,11 @@ impl<T: FromBytes + IntoBytes + Immutable + Copy> Mapped<T> {
 
     fn check(&self, offset: u32, length: usize) -> usize {
         let start = offset as usize;
-        assert!(start + length <= self.length as usize, "{offset}+{length} is outside {} elements", self.length);
+        assert!(
+            start + length <= self.length as usize,
+            "{offset}+{length} is outside {} elements",
+            self.length
+        );
         start
     }
 

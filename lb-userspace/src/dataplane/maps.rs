@@ -16,7 +16,6 @@ use zerocopy::{FromBytes as _, transmute};
 use super::{mapped::Mapped, pins::Pins};
 
 /// Open maps of the balancer. Values cross the system call as byte arrays, so no layout is trusted twice.
-#[derive(Debug)]
 pub struct Maps {
     node: Array<MapData, [u8; size_of::<Node>()]>,
     services: HashMap<MapData, [u8; size_of::<ServiceKey>()], [u8; size_of::<Service>()]>,
@@ -40,7 +39,8 @@ impl Maps {
     pub fn open(pins: &Pins) -> Result<Self> {
         let mapped = |name: &str| -> Result<(MapData, u32)> {
             let map = open(pins, name)?;
-            let entries = map.info().with_context(|| format!("asking the kernel about {name}"))?.max_entries();
+            let entries =
+                map.info().with_context(|| format!("asking the kernel about {name}"))?.max_entries();
             Ok((map, entries))
         };
         let (backends, backend_entries) = mapped(forward::BACKENDS)?;
@@ -66,7 +66,8 @@ impl Maps {
 
     /// Fills the node's entry in.
     pub fn set_node(&mut self, node: Node) -> Result<()> {
-        self.node.set(0, transmute!(node) as [u8; size_of::<Node>()], 0).context("writing the NODE map")
+        let bytes: [u8; size_of::<Node>()] = transmute!(node);
+        self.node.set(0, bytes, 0).context("writing the NODE map")
     }
 
     /// How many services fit.

@@ -39,7 +39,7 @@ impl Pins {
 
     /// The pins of the decapsulation on one interface.
     pub fn decap(bpffs: &Path, interface: &str) -> Self {
-        Self { bpffs: bpffs.into(), root: Self::decap_parent(bpffs).join(interface) }
+        Self { bpffs: bpffs.into(), root: Self::decap_parent(bpffs).join(encode(interface)) }
     }
 
     /// The directory with one entry per interface with decapsulation.
@@ -64,7 +64,7 @@ impl Pins {
 
     /// Pin of an interface's link.
     pub fn link(&self, interface: &str) -> PathBuf {
-        self.root.join("links").join(interface)
+        self.root.join("links").join(encode(interface))
     }
 
     /// Makes the directories, and mounts a bpffs first where there is none.
@@ -78,9 +78,7 @@ impl Pins {
 
     /// Interfaces with a pinned link, in alphabetical order.
     pub fn linked_interfaces(&self) -> Result<Vec<String>> {
-        let mut names = list(&self.root.join("links"))?;
-        names.sort();
-        Ok(names)
+        interfaces(&self.root.join("links"))
     }
 
     /// Which of `maps` are pinned.
@@ -120,8 +118,22 @@ impl Pins {
     }
 }
 
+/// An interface's name as a bpffs takes it: dots are reserved there (`bpf_lookup` in `kernel/bpf/inode.c`), and
+/// interfaces of VLANs have them.
+fn encode(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+/// The interfaces that the entries of a directory stand for, in alphabetical order.
+pub fn interfaces(directory: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> =
+        list(directory)?.into_iter().map(|name| name.replace("%2e", ".").replace("%25", "%")).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// Names in a directory; none where it does not exist.
-pub fn list(directory: &Path) -> Result<Vec<String>> {
+fn list(directory: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -154,8 +166,14 @@ fn mount_bpffs(path: &Path) -> Result<()> {
     if !path.is_dir() {
         bail!("{} is not a directory, so no bpffs can be mounted there", path.display());
     }
-    mount(Some("bpf"), path, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=0700"))
-        .with_context(|| format!("mounting a bpffs at {}: try `mount -t bpf bpf {0}` as root", path.display()))?;
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .with_context(|| format!("mounting a bpffs at {}: try `mount -t bpf bpf {0}` as root", path.display()))?;
     log::info!("mounted a bpffs at {}", path.display());
     Ok(())
 }
@@ -169,7 +187,20 @@ mod tests {
         let pins = Pins::forward(Path::new("/bpf"));
         assert_eq!(pins.map("RINGS"), Path::new("/bpf/wattline/v1/maps/RINGS"));
         assert_eq!(pins.link("eth0"), Path::new("/bpf/wattline/v1/links/eth0"));
-        assert_eq!(Pins::decap(Path::new("/bpf"), "eth0").program(), Path::new("/bpf/wattline/decap-v1/eth0/program"));
+        assert_eq!(pins.link("eth0.7"), Path::new("/bpf/wattline/v1/links/eth0%2e7"));
+        assert_eq!(
+            Pins::decap(Path::new("/bpf"), "eth0").program(),
+            Path::new("/bpf/wattline/decap-v1/eth0/program")
+        );
+    }
+
+    #[test]
+    fn interface_names_survive_the_encoding() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["eth0", "eth0.100", "a%2eb", "%"] {
+            fs::write(directory.path().join(encode(name)), "").unwrap();
+        }
+        assert_eq!(interfaces(directory.path()).unwrap(), ["%", "a%2eb", "eth0", "eth0.100"]);
     }
 
     #[test]

@@ -85,20 +85,29 @@ mod tests {
     #[test]
     fn nothing_to_do_writes_nothing() {
         let same = desired(&[0, 1, 0], &[1, 2]);
-        assert_eq!(plan(Some(&held(&same)), &same), Plan { ring: false, backends: false, publish: false, moved_slots: 0 });
+        assert_eq!(
+            plan(Some(&held(&same)), &same),
+            Plan { ring: false, backends: false, publish: false, moved_slots: 0 }
+        );
     }
 
     #[test]
     fn counts_flows_that_reach_another_address() {
         let before = held(&desired(&[0, 1, 0, 1], &[1, 2]));
         let owner = desired(&[0, 1, 1, 1], &[1, 2]);
-        assert_eq!(plan(Some(&before), &owner), Plan { ring: true, backends: false, publish: true, moved_slots: 1 });
+        assert_eq!(
+            plan(Some(&before), &owner),
+            Plan { ring: true, backends: false, publish: true, moved_slots: 1 }
+        );
         // The same addresses under swapped indices: everything is written, nothing moves.
         let relabelled = desired(&[1, 0, 1, 0], &[2, 1]);
         assert_eq!(plan(Some(&before), &relabelled).moved_slots, 0);
         // Another address under the same index.
         let readdressed = desired(&[0, 1, 0, 1], &[1, 3]);
-        assert_eq!(plan(Some(&before), &readdressed), Plan { ring: false, backends: true, publish: true, moved_slots: 2 });
+        assert_eq!(
+            plan(Some(&before), &readdressed),
+            Plan { ring: false, backends: true, publish: true, moved_slots: 2 }
+        );
     }
 
     #[test]

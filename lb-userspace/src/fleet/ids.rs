@@ -88,7 +88,8 @@ impl Ids {
             }
             let mut known = ServiceIds { counter: found.counter, ..ServiceIds::default() };
             for backend in &service.backends {
-                let Some(at) = found.backends.iter().position(|(_, address)| *address == backend.address) else {
+                let Some(at) = found.backends.iter().position(|(_, address)| *address == backend.address)
+                else {
                     continue;
                 };
                 let (numbers, _) = found.backends.swap_remove(at);
@@ -116,6 +117,11 @@ impl Ids {
         self.services.get(name)
     }
 
+    /// All counters with an owner.
+    pub const fn counters(&self) -> &BTreeSet<u32> {
+        &self.counters
+    }
+
     /// The numbers for `config`: what is known keeps its numbers, what is new gets the lowest free ones, what is gone
     /// is released. Counters that are new must be cleared before they count.
     pub fn update(&self, config: &Config) -> Result<(Self, Released)> {
@@ -134,7 +140,8 @@ impl Ids {
                 .cloned()
                 .collect();
             let counter = ids.counter;
-            let gone: Vec<u32> = gone.iter().filter_map(|b| ids.backends.remove(b)).map(|ids| ids.counter).collect();
+            let gone: Vec<u32> =
+                gone.iter().filter_map(|b| ids.backends.remove(b)).map(|ids| ids.counter).collect();
             if service.is_some() {
                 released.backends.extend(gone.iter().map(|&backend| (counter, backend)));
             } else {
@@ -157,14 +164,17 @@ impl Ids {
             let counter = self.free_counters(2)?;
             self.services.insert(service.name.clone(), ServiceIds { counter, ..ServiceIds::default() });
         }
-        let taken: BTreeSet<u16> = self.services[&service.name].backends.values().map(|ids| ids.index).collect();
+        let taken: BTreeSet<u16> =
+            self.services[&service.name].backends.values().map(|ids| ids.index).collect();
         let mut free = (0..=u16::MAX).filter(|index| !taken.contains(index));
         for backend in &service.backends {
             if self.services[&service.name].backends.contains_key(&backend.name) {
                 continue;
             }
             let counter = self.free_counters(1)?;
-            let index = free.next().with_context(|| format!("service {:?} has more than 65,536 backends", service.name))?;
+            let index = free
+                .next()
+                .with_context(|| format!("service {:?} has more than 65,536 backends", service.name))?;
             let ids = self.services.entry(service.name.clone()).or_default();
             ids.backends.insert(backend.name.clone(), BackendIds { index, counter });
         }
@@ -173,7 +183,9 @@ impl Ids {
 
     fn free_counters(&mut self, count: u32) -> Result<u32> {
         let mut first = self.lowest;
-        while let Some(taken) = (first..first.saturating_add(count)).find(|counter| self.counters.contains(counter)) {
+        while let Some(taken) =
+            (first..first.saturating_add(count)).find(|counter| self.counters.contains(counter))
+        {
             first = taken + 1;
         }
         anyhow::ensure!(
@@ -197,8 +209,10 @@ mod tests {
 
     fn config(services: &[(&str, &[u8])]) -> Config {
         let services = services.iter().map(|(name, backends)| {
-            let mut service = Service::new(*name, "192.0.2.1".parse().unwrap(), Port::Number(80), Protocol::Tcp);
-            service.backends = backends.iter().map(|n| Backend::new(format!("b{n}"), [10, 0, 0, *n].into())).collect();
+            let mut service =
+                Service::new(*name, "192.0.2.1".parse().unwrap(), Port::Number(80), Protocol::Tcp);
+            service.backends =
+                backends.iter().map(|n| Backend::new(format!("b{n}"), [10, 0, 0, *n].into())).collect();
             service
         });
         Config { services: services.collect(), ..Config::default() }
@@ -219,7 +233,10 @@ mod tests {
         let (first, _) = Ids::new(100).update(&config(&[("a", &[1, 2, 3]), ("b", &[1])])).unwrap();
         let (second, released) = first.update(&config(&[("a", &[3, 4, 1]), ("c", &[9])])).unwrap();
         for name in ["b1", "b3"] {
-            assert_eq!(first.service("a").unwrap().backends[name], second.service("a").unwrap().backends[name]);
+            assert_eq!(
+                first.service("a").unwrap().backends[name],
+                second.service("a").unwrap().backends[name]
+            );
         }
         assert_eq!(second.service("a").unwrap().backends["b4"].index, 1, "the index of the one that left");
         let (a, b) = (first.service("a").unwrap(), first.service("b").unwrap());
@@ -236,7 +253,9 @@ mod tests {
     #[test]
     fn running_out_is_an_error_and_changes_nothing() {
         let (ids, _) = Ids::new(5).update(&config(&[("a", &[1, 2, 3])])).unwrap();
-        assert!(ids.update(&config(&[("a", &[1, 2, 3, 4])])).unwrap_err().to_string().contains("raise limits"));
+        assert!(
+            ids.update(&config(&[("a", &[1, 2, 3, 4])])).unwrap_err().to_string().contains("raise limits")
+        );
         let (ids, _) = ids.update(&config(&[])).unwrap();
         assert_eq!(all_counters(&ids.update(&config(&[("b", &[1, 2, 3])])).unwrap().0), [0, 1, 2, 3, 4]);
     }
@@ -248,7 +267,11 @@ mod tests {
         let before = ids.service("a").unwrap().clone();
         let found = Found {
             counter: before.counter,
-            backends: configured.services[0].backends.iter().map(|b| (before.backends[&b.name], b.address)).collect(),
+            backends: configured.services[0]
+                .backends
+                .iter()
+                .map(|b| (before.backends[&b.name], b.address))
+                .collect(),
         };
         let recovered = Ids::recover(&configured, 20, |_| Some(found.clone()));
         assert_eq!(recovered.service("a"), Some(&before));

@@ -37,17 +37,25 @@ pub fn desired<'h>(
     next_hop: impl Fn(IpAddr) -> Option<&'h NextHop>,
 ) -> Result<Desired> {
     let numbers = |backend: &Backend| {
-        ids.backends.get(&backend.name).copied().with_context(|| format!("backend {:?} has no number", backend.name))
+        ids.backends
+            .get(&backend.name)
+            .copied()
+            .with_context(|| format!("backend {:?} has no number", backend.name))
     };
     let mut candidates = Vec::with_capacity(service.backends.len());
     let mut backends = vec![Entry::default(); ids.region()];
     for (backend, &weight) in service.backends.iter().zip(&weights.weights) {
         let numbers = numbers(backend)?;
-        candidates.push(ring::Candidate { name: &backend.name, index: numbers.index, weight: u32::from(weight) });
+        candidates.push(ring::Candidate {
+            name: &backend.name,
+            index: numbers.index,
+            weight: u32::from(weight),
+        });
         backends[usize::from(numbers.index)] =
             entry(node, service.mode, backend, numbers.counter, next_hop(backend.address));
     }
-    let ring = ring::build(&candidates, ring_slots(service)).with_context(|| format!("ring of {:?}", service.name))?;
+    let ring = ring::build(&candidates, ring_slots(service))
+        .with_context(|| format!("ring of {:?}", service.name))?;
     Ok(Desired { ring, backends, counter: ids.counter })
 }
 
@@ -85,7 +93,9 @@ fn outer_source(node: &Node, family: Family, own: IpAddr) -> (address::AddressBy
         // Entropy fills 32 bits at most: the rest of a wider prefix's host part stays zero.
         Family::V6 => node.source_v6.map(|net| (net.network().into(), u128::from(net.hostmask()) as u32)),
     }
-    .map_or((address::to_bytes(own).1, 0), |(network, mask): (IpAddr, u32)| (address::to_bytes(network).1, mask))
+    .map_or((address::to_bytes(own).1, 0), |(network, mask): (IpAddr, u32)| {
+        (address::to_bytes(network).1, mask)
+    })
 }
 
 /// A port as people read it in an address.

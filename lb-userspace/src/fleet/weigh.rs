@@ -36,15 +36,21 @@ impl Weights {
 /// none is, the service's policy decides, but only once every one that could be was checked: a start is not an outage.
 pub fn weigh(policy: AllDown, backends: &[(&Backend, Known)]) -> Weights {
     let ready = |backend: &Backend| backend.admin == Admin::Ready && backend.weight > 0;
-    let fit = |known: &Known| known.reachable && matches!(known.health, HealthState::Healthy | HealthState::Disabled);
+    let fit = |known: &Known| {
+        known.reachable && matches!(known.health, HealthState::Healthy | HealthState::Disabled)
+    };
     let with = |takes: &dyn Fn(&Backend, &Known) -> bool| -> Vec<u16> {
-        backends.iter().map(|(backend, known)| if takes(backend, known) { backend.weight } else { 0 }).collect()
+        backends
+            .iter()
+            .map(|(backend, known)| if takes(backend, known) { backend.weight } else { 0 })
+            .collect()
     };
     let weights = with(&|backend, known| ready(backend) && fit(known));
     if weights.iter().any(|&weight| weight > 0) {
         return Weights { weights, fail_open: false };
     }
-    let pending = backends.iter().any(|(backend, known)| ready(backend) && known.health == HealthState::Unknown);
+    let pending =
+        backends.iter().any(|(backend, known)| ready(backend) && known.health == HealthState::Unknown);
     let eligible = backends.iter().any(|(backend, _)| ready(backend));
     if policy == AllDown::Open && eligible && !pending {
         return Weights { weights: with(&|backend, _| ready(backend)), fail_open: true };
@@ -90,7 +96,8 @@ mod tests {
 
     #[test]
     fn when_all_fail_the_policy_decides() {
-        let states = [(100, Ready, Unhealthy, true), (50, Ready, Healthy, false), (100, Drain, Healthy, true)];
+        let states =
+            [(100, Ready, Unhealthy, true), (50, Ready, Healthy, false), (100, Drain, Healthy, true)];
         assert_eq!(weigh_all(AllDown::Open, &states), (vec![100, 50, 0], true));
         assert_eq!(weigh_all(AllDown::Drop, &states), (vec![0, 0, 0], false));
     }
