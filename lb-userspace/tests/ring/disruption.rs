@@ -33,7 +33,9 @@ fn ring(names: &[String], slots: u32, weight_of: impl Fn(usize) -> u32) -> Vec<u
 
 fn counts(ring: &[u16], backends: usize) -> Vec<usize> {
     let mut counts = vec![0; backends];
-    ring.iter().for_each(|&owner| counts[usize::from(owner)] += 1);
+    for &owner in ring {
+        counts[usize::from(owner)] += 1;
+    }
     counts
 }
 
@@ -74,33 +76,31 @@ fn row(what: &str, backends: usize, figures: &Figures, most_excess_percent: f64)
     assert!(worst <= most_excess_percent, "{what}, {backends} backends: {worst} % moved beyond the ideal");
 }
 
-fn header() {
-    println!("| change | backends | slots | ideal | moved | excess, mean | excess, worst |");
-    println!("|---|---:|---:|---:|---:|---:|---:|");
-}
-
 #[test]
 fn disruption() {
     let equal = |_| WEIGHT;
     // Weights 50 to 150.
     let mixed = |i: usize| 50 + u32::try_from(i * 37 % 101).unwrap();
-    header();
-    for backends in [10, 100, 1_000] {
-        row("one of equals removed", backends, &measure(backends, equal, |_| 0), 100.0);
+    let (removed, up, down) = (|_| 0, |weight| weight * 11 / 10, |weight| weight * 9 / 10);
+    println!("| change | backends | slots | ideal | moved | excess, mean | excess, worst |");
+    println!("|---|---:|---:|---:|---:|---:|---:|");
+    // The bounds lie close above what was measured: rings are pure functions, so the figures never vary.
+    for (backends, most) in [(10, 2.9), (100, 1.5), (1_000, 0.6)] {
+        row("one of equals removed", backends, &measure(backends, equal, removed), most);
     }
-    for backends in [10, 100, 1_000] {
-        row("one of mixed weights removed", backends, &measure(backends, mixed, |_| 0), 100.0);
+    for (backends, most) in [(10, 3.1), (100, 1.7), (1_000, 0.8)] {
+        row("one of mixed weights removed", backends, &measure(backends, mixed, removed), most);
     }
-    for backends in [10, 100, 1_000] {
-        row("one weight +10 %, else equal", backends, &measure(backends, equal, |w| w * 11 / 10), 100.0);
+    for (backends, most) in [(10, 1.8), (100, 0.7), (1_000, 0.1)] {
+        row("one of equals, weight +10 %", backends, &measure(backends, equal, up), most);
     }
-    for backends in [10, 100, 1_000] {
-        row("one weight -10 %, else equal", backends, &measure(backends, equal, |w| w * 9 / 10), 100.0);
+    for (backends, most) in [(10, 1.8), (100, 0.7), (1_000, 0.1)] {
+        row("one of equals, weight -10 %", backends, &measure(backends, equal, down), most);
     }
-    for backends in [10, 100, 1_000] {
-        row("one weight +10 %, mixed weights", backends, &measure(backends, mixed, |w| w * 11 / 10), 100.0);
+    for (backends, most) in [(10, 2.3), (100, 1.4), (1_000, 1.5)] {
+        row("one of mixed weights +10 %", backends, &measure(backends, mixed, up), most);
     }
-    for backends in [10, 100, 1_000] {
-        row("one weight -10 %, mixed weights", backends, &measure(backends, mixed, |w| w * 9 / 10), 100.0);
+    for (backends, most) in [(10, 2.4), (100, 1.4), (1_000, 0.2)] {
+        row("one of mixed weights -10 %", backends, &measure(backends, mixed, down), most);
     }
 }
