@@ -8,6 +8,9 @@ mod provenance;
 mod toolchain;
 mod verifier;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};

@@ -3,6 +3,8 @@
 //! A file per command. Nothing here may be needed to build or to run Wattline itself.
 
 mod ebpf;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -21,11 +23,17 @@ struct Arguments {
 enum Command {
     /// Rebuild the committed eBPF objects, or check that they are what the sources make
     Ebpf(ebpf::Arguments),
+    /// Run the tests, as root (through sudo where needed)
+    Test(test::Arguments),
+    /// Check tracked files: purpose stated, not too long, nothing of this machine in them
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Ebpf(arguments) => ebpf::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Tidy => tidy::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
