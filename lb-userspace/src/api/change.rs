@@ -147,14 +147,14 @@ impl Change {
                 service.backends.push(backend.clone());
             }
             Self::SetBackend { service, backend, patch } => {
-                patch.apply(backend_mut(config, service, backend)?)?
+                patch.apply(backend_mut(config, service, backend)?)?;
             }
             Self::DeleteBackend { service, backend } => {
                 backend_mut(config, service, backend)?;
                 service_mut(config, service)?.backends.retain(|candidate| candidate.name != *backend);
             }
             Self::SetAdmin { service, backend, admin } => {
-                backend_mut(config, service, backend)?.admin = *admin
+                backend_mut(config, service, backend)?.admin = *admin;
             }
         }
         Ok(())

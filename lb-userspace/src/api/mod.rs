@@ -4,8 +4,14 @@
 //! hold state of its own or touch a map: every answer comes from the owner.
 
 pub mod change;
+pub mod client;
 pub mod control;
+mod extract;
+mod handlers;
+pub mod openapi;
+pub mod server;
 pub mod types;
 
 pub use change::Change;
 pub use control::{ApiError, ApiHandle, ErrorKind, Reply, Request};
+pub use extract::WriteParams;

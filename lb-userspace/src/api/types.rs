@@ -485,7 +485,32 @@ pub struct ErrorBody {
     pub problems: Vec<Problem>,
 }
 
-/// An interface to attach to or detach from.
+/// An object that is an answer of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Versioned<T> {
+    /// Version of this JSON.
+    #[schema(value_type = u32, example = 1)]
+    pub schema_version: SchemaVersion,
+    /// Its fields.
+    #[serde(flatten)]
+    pub item: T,
+}
+
+impl<T> From<T> for Versioned<T> {
+    fn from(item: T) -> Self {
+        Self { schema_version: SchemaVersion, item }
+    }
+}
+
+/// An interface to detach from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// Name of the interface.
+    pub interface: String,
+}
+
+/// An interface to attach to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachRequest {

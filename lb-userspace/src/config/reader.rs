@@ -135,7 +135,7 @@ impl Reader {
             return Vec::new();
         };
         let mut tables = Vec::with_capacity(list.len());
-        for item in list.iter() {
+        for item in list {
             match item.get_ref() {
                 DeValue::Table(table) => tables.push((table, item.span().start)),
                 other => {

@@ -275,10 +275,7 @@ pub fn is_name(name: &str) -> bool {
 
 /// True for primes; by trial division, which is quick for 32 bits.
 pub fn is_prime(number: u32) -> bool {
-    number >= 2
-        && (2..)
-            .take_while(|divisor| u64::from(*divisor) * u64::from(*divisor) <= u64::from(number))
-            .all(|divisor| number % divisor != 0)
+    number >= 2 && (2..=number.isqrt()).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// The smallest prime that is not below `number` (the largest 32-bit prime if there is none).
