@@ -5,4 +5,5 @@ pub mod api;
 pub mod config;
 pub mod dataplane;
 pub mod fleet;
+pub mod health;
 pub mod ring;
