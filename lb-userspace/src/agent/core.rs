@@ -121,7 +121,11 @@ impl Agent {
 
     /// The addresses of all backends.
     pub(super) fn addresses(config: &Config) -> BTreeSet<IpAddr> {
-        config.services.iter().flat_map(|service| service.backends.iter().map(|backend| backend.address)).collect()
+        config
+            .services
+            .iter()
+            .flat_map(|service| service.backends.iter().map(|backend| backend.address))
+            .collect()
     }
 
     fn compute(&self, config: &Config, ids: &ServiceIds, service: &Service) -> Result<Computed> {
@@ -140,7 +144,8 @@ impl Agent {
         for &owner in &desired.ring {
             by_index[usize::from(owner)] += 1;
         }
-        let slots = service.backends.iter().map(|b| by_index[usize::from(ids.backends[&b.name].index)]).collect();
+        let slots =
+            service.backends.iter().map(|b| by_index[usize::from(ids.backends[&b.name].index)]).collect();
         let running = Running { weights, slots, ring_slots: desired.ring.len() as u32 };
         Ok(Computed { key: image::key(service), desired, running })
     }
@@ -163,13 +168,21 @@ impl Agent {
     fn moved(&self, draft: &Draft) -> Vec<MovedSlots> {
         let moved = draft.computed.iter().filter_map(|(name, computed)| {
             let moved = plan::plan(self.plane.held(&computed.key).as_ref(), &computed.desired).moved_slots;
-            (moved > 0).then(|| MovedSlots { service: name.clone(), moved, total: computed.running.ring_slots })
+            (moved > 0).then(|| MovedSlots {
+                service: name.clone(),
+                moved,
+                total: computed.running.ring_slots,
+            })
         });
         moved.collect()
     }
 
     /// Writes what was worked out. On failure the maps may hold a part of it, each service whole.
-    fn write(&mut self, computed: &[(String, Computed)], removals: &[ServiceKey]) -> Result<BTreeMap<ServiceOrder, u32>> {
+    fn write(
+        &mut self,
+        computed: &[(String, Computed)],
+        removals: &[ServiceKey],
+    ) -> Result<BTreeMap<ServiceOrder, u32>> {
         let desired: Vec<(ServiceKey, Desired)> =
             computed.iter().map(|(_, computed)| (computed.key, computed.desired.clone())).collect();
         Ok(self.plane.apply(&desired, removals, self.generation)?.moved_slots)
@@ -183,15 +196,40 @@ impl Agent {
             if computed.running.weights.fail_open
                 && !self.services.get(&name).is_some_and(|before| before.weights.fail_open)
             {
-                log::error!("service {name}: no backend is usable; sending to all of them (all_down = \"open\")");
+                log::error!(
+                    "service {name}: no backend is usable; sending to all of them (all_down = \"open\")"
+                );
             }
             self.services.insert(name, computed.running);
         }
         Ok(())
     }
 
-    /// Everything anew, as after a start.
-    pub(super) fn refresh_all(&mut self) -> Result<()> {
+    /// The first steps after a start: numbers, ways, checks and maps for the running configuration, then the
+    /// interfaces. Over an earlier agent's maps this writes nothing that is not different by now.
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        let addresses = Self::addresses(&self.running);
+        self.hops.refresh(&addresses).await?;
+        let held: Vec<Entry> =
+            self.plane.keys().filter_map(|key| self.plane.held(key)).flat_map(|held| held.backends).collect();
+        self.hops.adopt(held.into_iter());
+        self.checks.set_targets(&self.running).await;
+        self.update_devices(&addresses);
+        let known = self.ids.counters().clone();
+        let (ids, _) = self.ids.update(&self.running)?;
+        let fresh: Vec<u32> = ids.counters().difference(&known).copied().collect();
+        self.plane.clear_counters(&fresh)?;
+        self.ids = ids;
+        State::new(self.generation, self.from_file.clone(), self.running.clone())
+            .write(&self.options.runtime_dir.join("state.json"))?;
+        self.refresh_all()?;
+        self.attach_all(&self.running.clone()).await?;
+        self.drop_interfaces();
+        Ok(())
+    }
+
+    /// Everything anew.
+    fn refresh_all(&mut self) -> Result<()> {
         let all = self.running.services.iter().map(|service| service.name.clone()).collect();
         self.refresh(&all)
     }
@@ -226,16 +264,18 @@ impl Agent {
             self.detach_new(&before);
             return Err(kernel(&error));
         }
-        self.checks.set_targets(&config);
+        self.checks.set_targets(&config).await;
+        // Before any ring names a backend behind a new interface.
+        self.update_devices(&addresses);
         match self.commit(config, from_file) {
             Ok(moved) => {
                 self.drop_interfaces();
-                self.update_devices();
+                self.update_devices(&Self::addresses(&self.running));
                 Ok(self.result(diff, false, moved))
             }
             Err(error) => {
                 let running = self.running.clone();
-                self.checks.set_targets(&running);
+                self.checks.set_targets(&running).await;
                 self.detach_new(&before);
                 if let Err(again) = self.refresh_all() {
                     log::error!("going back to the running configuration: {again:#}");
@@ -255,7 +295,9 @@ impl Agent {
             ));
         }
         if config.limits != self.running.limits {
-            log::warn!("limits take effect when the maps are made anew: stop, `wattline dataplane clean`, start");
+            log::warn!(
+                "limits take effect when the maps are made anew: stop, `wattline dataplane clean`, start"
+            );
         }
         Ok(())
     }
@@ -347,7 +389,10 @@ impl Agent {
                 log::info!("{}: generation {} runs", self.options.config.display(), result.generation);
             }
             Err(error) => {
-                log::error!("the configuration file is refused; generation {} runs on:\n{error}", self.generation);
+                log::error!(
+                    "the configuration file is refused; generation {} runs on:\n{error}",
+                    self.generation
+                );
                 self.file.error = Some(error);
             }
         }
@@ -392,12 +437,10 @@ impl Agent {
         }
     }
 
-    /// Lets XDP redirect to every interface that a backend is reached by.
-    pub(super) fn update_devices(&mut self) {
-        let devices = Self::addresses(&self.running)
-            .into_iter()
-            .filter_map(|address| self.hops.next_hop(address).map(|hop| hop.ifindex))
-            .collect();
+    /// Lets XDP redirect to every interface that these addresses are reached by.
+    pub(super) fn update_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let hops = addresses.iter().filter_map(|address| self.hops.next_hop(*address));
+        let devices = hops.map(|hop| hop.ifindex).collect();
         if let Err(error) = self.plane.set_devices(&devices) {
             log::error!("{error:#}");
         }
@@ -405,11 +448,12 @@ impl Agent {
 
     /// Asks the kernel anew about every backend's next hop, and brings the services of those that changed up to date.
     pub(super) async fn follow_routes(&mut self) -> Result<()> {
-        let changed = self.hops.refresh(&Self::addresses(&self.running)).await?;
+        let addresses = Self::addresses(&self.running);
+        let changed = self.hops.refresh(&addresses).await?;
         if changed.is_empty() {
             return Ok(());
         }
-        self.update_devices();
+        self.update_devices(&addresses);
         let services = self.running.services.iter();
         let touched = services
             .filter(|service| service.backends.iter().any(|backend| changed.contains(&backend.address)))

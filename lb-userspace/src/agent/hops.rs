@@ -53,7 +53,11 @@ impl Hops {
         }
         self.last.retain(|address, _| states.contains_key(address));
         self.states = states;
-        Ok(before.into_iter().filter(|(address, hop)| self.next_hop(*address) != hop.as_ref()).map(|(a, _)| a).collect())
+        Ok(before
+            .into_iter()
+            .filter(|(address, hop)| self.next_hop(*address) != hop.as_ref())
+            .map(|(a, _)| a)
+            .collect())
     }
 
     /// Takes an earlier agent's word for addresses whose neighbour the kernel does not know at the moment, if they are

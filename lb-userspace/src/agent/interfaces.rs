@@ -33,7 +33,12 @@ impl Interfaces {
     }
 
     /// Attaches to an interface, or takes over what is attached there already.
-    pub(super) async fn attach(&mut self, netlink: &Netlink, name: &str, mode: XdpMode) -> Result<InterfaceStatus> {
+    pub(super) async fn attach(
+        &mut self,
+        netlink: &Netlink,
+        name: &str,
+        mode: XdpMode,
+    ) -> Result<InterfaceStatus> {
         let link = netlink
             .link(name)
             .await
@@ -48,7 +53,10 @@ impl Interfaces {
             && known.error.is_none()
             && known.mode != mode
         {
-            log::warn!("{name}: changing from {} to {mode} XDP; packets pass to the kernel for a moment", known.mode);
+            log::warn!(
+                "{name}: changing from {} to {mode} XDP; packets pass to the kernel for a moment",
+                known.mode
+            );
             self.pins.unpin_link(name)?;
         }
         let attached = self.forward.attach(name, wanted, running)?;
@@ -69,7 +77,9 @@ impl Interfaces {
                 Attached::Replaced => log::info!("replaced the program on {name} without a gap"),
             }
             if mode == XdpMode::Generic {
-                log::warn!("{name}: GENERIC XDP, as configured: every packet is copied first; for tests, not for load");
+                log::warn!(
+                    "{name}: GENERIC XDP, as configured: every packet is copied first; for tests, not for load"
+                );
             }
         }
         Ok(status)

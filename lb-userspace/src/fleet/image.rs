@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::{ids::ServiceIds, weigh::Weights};
 use crate::{
-    config::{Backend, Mode, Node, Port, Service},
+    config::{Backend, Mode, Node, Service},
     dataplane::{nexthop::NextHop, plan::Desired},
     ring,
 };
@@ -69,7 +69,12 @@ fn entry(node: &Node, mode: Mode, backend: &Backend, counter: u32, hop: Option<&
     };
     let mut entry = Entry { destination, counter, mode: mode as u8, flags: family as u8, ..Entry::default() };
     let Some(hop) = hop else { return entry };
-    let (source, entropy_mask) = outer_source(node, family, hop.preferred_source);
+    // Without an address to send from there is no outer packet; in L2 mode there is none anyway.
+    let Some((source, entropy_mask)) =
+        outer_source(node, family, hop.preferred_source).or((mode == EntryMode::L2).then_some(([0; 16], 0)))
+    else {
+        return entry;
+    };
     entry.source = source;
     entry.entropy_mask = entropy_mask;
     entry.ethernet[..6].copy_from_slice(&hop.destination_mac);
@@ -87,21 +92,13 @@ fn entry(node: &Node, mode: Mode, backend: &Backend, counter: u32, hop: Option<&
 
 /// The outer source and which of its last 32 bits carry entropy: the configured prefix and its host bits, or the
 /// node's own address and none.
-fn outer_source(node: &Node, family: Family, own: IpAddr) -> (address::AddressBytes, u32) {
-    match family {
+fn outer_source(node: &Node, family: Family, own: Option<IpAddr>) -> Option<(address::AddressBytes, u32)> {
+    let configured: Option<(IpAddr, u32)> = match family {
         Family::V4 => node.source_v4.map(|net| (net.network().into(), u32::from(net.hostmask()))),
         // Entropy fills 32 bits at most: the rest of a wider prefix's host part stays zero.
         Family::V6 => node.source_v6.map(|net| (net.network().into(), u128::from(net.hostmask()) as u32)),
-    }
-    .map_or((address::to_bytes(own).1, 0), |(network, mask): (IpAddr, u32)| {
-        (address::to_bytes(network).1, mask)
-    })
-}
-
-/// A port as people read it in an address.
-pub fn socket_text(address: IpAddr, port: Port) -> String {
-    match address {
-        IpAddr::V4(v4) => format!("{v4}:{port}"),
-        IpAddr::V6(v6) => format!("[{v6}]:{port}"),
-    }
+    };
+    let (source, mask) = configured.or(own.map(|own| (own, 0)))?;
+    let (source_family, bytes) = address::to_bytes(source);
+    (source_family == family).then_some((bytes, mask))
 }
