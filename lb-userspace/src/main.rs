@@ -1,2 +1,7 @@
-//! The `wattline` binary.
-fn main() {}
+//! The `wattline` binary: agent and command line in one.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lb_userspace::cli::main()
+}

@@ -442,3 +442,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_example_is_valid_and_explained() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let config = load(&path).unwrap_or_else(|error| panic!("{error}"));
+            assert!(config.services.iter().all(|service| !service.backends.is_empty()), "{}", path.display());
+            assert!(std::fs::read_to_string(&path).unwrap().starts_with("# "), "{}", path.display());
+            assert_eq!(parse(&config.to_toml(), "again").unwrap(), config);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 7, "only {seen} examples");
+}
