@@ -6,8 +6,10 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::api::{ApiError, ErrorKind};
 
 /// The held lock; the kernel releases it with the process, however that ends.
 #[derive(Debug)]
@@ -35,7 +37,10 @@ impl Lock {
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
-                bail!("another agent is running (process {}): it holds {}", holder.trim(), path.display());
+                let message =
+                    format!("another agent is running (process {}): it holds {}", holder.trim(), path.display());
+                let help = "stop that one first, or give this one its own --runtime-dir and --bpffs";
+                return Err(ApiError::new(ErrorKind::Conflict, message, help).into());
             }
             Err((_, error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
         };

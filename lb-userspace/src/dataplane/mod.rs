@@ -6,6 +6,7 @@ pub mod apply;
 pub mod decap;
 pub mod forward;
 mod grace;
+pub mod inspect;
 mod layout;
 mod mapped;
 pub mod maps;
