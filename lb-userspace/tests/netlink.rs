@@ -179,7 +179,11 @@ fn gateways_are_the_neighbours_of_what_lies_beyond() {
             assert_eq!((hop.source_mac, hop.destination_mac), (LB_MAC, PEER_MAC), "{destination}");
         }
         let over_v6 = resolved(&netlink, "198.51.100.7").await;
-        assert_eq!(over_v6.preferred_source, Some(addr("10.0.0.1")), "the source is of the destination's family");
+        assert_eq!(
+            over_v6.preferred_source,
+            Some(addr("10.0.0.1")),
+            "the source is of the destination's family"
+        );
     });
 }
 
@@ -200,7 +204,11 @@ fn states_with_a_mac_resolve() {
     in_lab(async |netlink, _peer| {
         for state in ["permanent", "reachable", "stale", "delay", "probe", "noarp"] {
             ip(&format!("neighbour replace 10.0.0.50 lladdr 02:00:00:00:00:50 dev lb0 nud {state}"));
-            assert_eq!(resolved(&netlink, "10.0.0.50").await.destination_mac, [2, 0, 0, 0, 0, 0x50], "{state}");
+            assert_eq!(
+                resolved(&netlink, "10.0.0.50").await.destination_mac,
+                [2, 0, 0, 0, 0, 0x50],
+                "{state}"
+            );
             ip("neighbour del 10.0.0.50 dev lb0");
         }
     });
@@ -387,7 +395,9 @@ fn concurrent_and_abandoned_dumps_do_not_hurt() {
 /// Waits for a change of the given kind.
 async fn await_change(changes: &mut Changes, kind: Change) {
     let waiting = async { while !changes.next().await.touches(kind) {} };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no change of {kind:?} was told"));
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("no change of {kind:?} was told"));
 }
 
 #[test]

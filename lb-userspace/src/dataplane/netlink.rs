@@ -303,9 +303,7 @@ impl Netlink {
             }
             Ok(answer)
         };
-        tokio::time::timeout(ANSWER_WITHIN, collect)
-            .await
-            .unwrap_or(Err(NetlinkError::NoAnswer { what }))
+        tokio::time::timeout(ANSWER_WITHIN, collect).await.unwrap_or(Err(NetlinkError::NoAnswer { what }))
     }
 }
 

@@ -145,7 +145,9 @@ impl fmt::Display for UnreachableReason {
             Self::ProhibitRoute => write!(f, "the route is of type prohibit"),
             Self::BlackholeRoute => write!(f, "the route is of type blackhole"),
             Self::Refused(why) => write!(f, "the kernel gives no usable route: {why}"),
-            Self::EncapsulatedRoute => write!(f, "the route encapsulates, which frames sent directly would skip"),
+            Self::EncapsulatedRoute => {
+                write!(f, "the route encapsulates, which frames sent directly would skip")
+            }
             Self::LinkMissing { ifindex } => write!(f, "the route's interface {ifindex} does not exist"),
             Self::LinkDown { name } => write!(f, "interface {name} is down"),
             Self::NoCarrier { name } => write!(f, "interface {name} has no carrier"),
@@ -398,8 +400,7 @@ mod tests {
     #[test]
     fn unknown_neighbours_are_unresolved() {
         for neighbours in [&[][..], &[("10.0.0.9", Neighbour::Unknown)]] {
-            let state =
-                resolve(ip("10.0.0.9"), &RouteAnswer::Via(route(None)), &tables(link(), neighbours));
+            let state = resolve(ip("10.0.0.9"), &RouteAnswer::Via(route(None)), &tables(link(), neighbours));
             assert!(matches!(state, NextHopState::Unresolved(path) if path.gateway == ip("10.0.0.9")));
         }
     }

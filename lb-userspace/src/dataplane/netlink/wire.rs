@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -325,8 +326,7 @@ mod tests {
     #[test]
     fn incomplete_routes_are_refused() {
         assert!(matches!(unicast(vec![]), RouteAnswer::Nowhere(UnreachableReason::Refused(_))));
-        let through_mpls =
-            vec![RouteAttribute::Oif(3), RouteAttribute::Via(RouteVia::Packet(vec![0, 1]))];
+        let through_mpls = vec![RouteAttribute::Oif(3), RouteAttribute::Via(RouteVia::Packet(vec![0, 1]))];
         assert!(matches!(unicast(through_mpls), RouteAnswer::Nowhere(UnreachableReason::Refused(_))));
     }
 
