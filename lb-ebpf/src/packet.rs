@@ -46,11 +46,13 @@ impl Packet for XdpPacket<'_> {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_wrap, reason = "headers are tens of bytes")]
     fn grow(&mut self, bytes: usize) -> Option<()> {
         self.adjust(-(bytes as i32))
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_wrap, reason = "headers are tens of bytes")]
     fn shrink(&mut self, bytes: usize) -> Option<()> {
         self.adjust(bytes as i32)
     }

@@ -55,15 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = workspace::root()?;
     let mut environment = vec![("WATTLINE_BIN".to_owned(), build_wattline(&root)?.into_os_string())];
     environment.extend(runner()?);
-    let mut tally = cargo_test(&root, &environment, &["--no-fail-fast"])?;
-    let foreign = if arguments.all {
-        let options =
-            ["--no-fail-fast", "--package", "tests", "--features", "foreign", "--test", "foreign_*"];
-        tally += cargo_test(&root, &environment, &options)?;
-        String::new()
-    } else {
-        not_run(&missing)
-    };
+    let features: &[&str] = if arguments.all { &["--features", "tests/foreign"] } else { &[] };
+    let tally = cargo_test(&root, &environment, features)?;
+    let foreign = if arguments.all { String::new() } else { not_run(&missing) };
     println!("\n{} in {} s{foreign}", tally.summary(), started.elapsed().as_secs());
     if !tally.good {
         bail!("tests failed");
@@ -101,7 +95,7 @@ fn in_path(program: &str) -> Option<PathBuf> {
 /// Builds the binary that the scenarios start, and returns where it is.
 fn build_wattline(root: &Path) -> Result<PathBuf> {
     let mut command = cargo(root);
-    command.args(["build", "--locked", "--package", "lb-userspace", "--bin", "wattline"]);
+    command.args(["build", "--locked", "--bin", "wattline"]);
     command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;
     if !output.status.success() {
@@ -141,7 +135,7 @@ fn runner_variable(triple: &str) -> String {
 /// Runs `cargo test`, passes its output on, and counts.
 fn cargo_test(root: &Path, environment: &[(String, OsString)], options: &[&str]) -> Result<Tally> {
     let mut command = cargo(root);
-    command.args(["test", "--locked"]).args(options).stdout(Stdio::piped());
+    command.args(["test", "--locked", "--no-fail-fast"]).args(options).stdout(Stdio::piped());
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let mut child = command.spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("cargo's output is not piped")?;

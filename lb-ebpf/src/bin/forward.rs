@@ -3,6 +3,10 @@
 #![no_main]
 // The attribute macros wrap what they decorate in undocumented public items.
 #![allow(missing_docs, unreachable_pub)]
+// As in lb-common: the verifier loses the packet's bounds at a call.
+#![allow(clippy::inline_always)]
+// The entry point's signature is the macro's.
+#![allow(clippy::needless_pass_by_value)]
 
 use aya_ebpf::{
     macros::{map, xdp},

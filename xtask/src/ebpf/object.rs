@@ -134,7 +134,9 @@ impl Substance {
             sections.insert(name, Section { bytes: section.data()?.to_vec(), executable, relocations });
         }
         let mut symbols = BTreeMap::new();
-        for symbol in file.symbols().filter(object::ObjectSymbol::is_global) {
+        // Functions include those that only their object sees; other local symbols are names that LLVM made up.
+        for symbol in file.symbols().filter(|symbol| symbol.is_global() || symbol.kind() == SymbolKind::Text)
+        {
             let Some(index) = symbol.section_index() else { continue };
             let section = file.section_by_index(index)?.name()?.to_owned();
             if !sections.contains_key(&section) {
