@@ -37,8 +37,11 @@ impl Lock {
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
-                let message =
-                    format!("another agent is running (process {}): it holds {}", holder.trim(), path.display());
+                let message = format!(
+                    "another agent is running (process {}): it holds {}",
+                    holder.trim(),
+                    path.display()
+                );
                 let help = "stop that one first, or give this one its own --runtime-dir and --bpffs";
                 return Err(ApiError::new(ErrorKind::Conflict, message, help).into());
             }

@@ -113,7 +113,11 @@ pub(super) fn decap_status(bpffs: &Path, interface: Option<&str>) -> Result<Vec<
         gue_port: status.gue_port,
         program_id: status.program_id,
         program_tag: status.program_tag,
-        outcomes: status.outcomes.into_iter().map(|(outcome, packets)| outcome_count(outcome, packets)).collect(),
+        outcomes: status
+            .outcomes
+            .into_iter()
+            .map(|(outcome, packets)| outcome_count(outcome, packets))
+            .collect(),
     });
     Ok(statuses.collect())
 }
@@ -123,5 +127,10 @@ fn outcome_count(outcome: Outcome, packets: u64) -> ReasonCount {
         Fate::Pass => Verdict::Pass,
         Fate::Drop => Verdict::Drop,
     };
-    ReasonCount { reason: outcome.name().to_owned(), verdict, packets, description: outcome.text().to_owned() }
+    ReasonCount {
+        reason: outcome.name().to_owned(),
+        verdict,
+        packets,
+        description: outcome.text().to_owned(),
+    }
 }

@@ -38,7 +38,10 @@ impl Attachment {
 
     /// Whether it runs in the driver.
     pub fn native(&self) -> bool {
-        self.now.as_ref().and_then(|link| link.xdp.as_ref()).is_some_and(|xdp| xdp.mode == XdpAttachMode::Native)
+        self.now
+            .as_ref()
+            .and_then(|link| link.xdp.as_ref())
+            .is_some_and(|xdp| xdp.mode == XdpAttachMode::Native)
     }
 }
 
@@ -56,11 +59,14 @@ pub fn forward_pins(bpffs: &Path) -> Result<Found> {
     let pins = Pins::forward(bpffs);
     let names = pins.linked_interfaces()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let links = runtime.block_on(async { Netlink::open()?.links().await }).context("asking for interfaces")?;
+    let links =
+        runtime.block_on(async { Netlink::open()?.links().await }).context("asking for interfaces")?;
     let attachments = names.into_iter().map(|interface| {
         let pin = pins.link(&interface);
         let link = PinnedLink::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
-        let info = FdLink::from(link).info().with_context(|| format!("asking the kernel about {}", pin.display()))?;
+        let info = FdLink::from(link)
+            .info()
+            .with_context(|| format!("asking the kernel about {}", pin.display()))?;
         let now = links.iter().find(|link| link.name == interface).cloned();
         Ok(Attachment { interface, link_id: info.id(), program_id: info.program_id(), now })
     });
