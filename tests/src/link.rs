@@ -227,7 +227,8 @@ impl Link {
         wait::until(&format!("{self} to get ready"), READY_LIMIT, || {
             let state: String = self.attribute("operstate").map_err(|error| format!("{error:#}"))?;
             let port = self.attribute::<u8>("brport/state").unwrap_or(BR_STATE_FORWARDING);
-            if state == "up" && port == BR_STATE_FORWARDING {
+            // "unknown" is how interfaces that have never lost their carrier (bridges, loopback) say "up".
+            if ["up", "unknown"].contains(&state.as_str()) && port == BR_STATE_FORWARDING {
                 Ok(())
             } else {
                 Err(format!("operational state {state}, bridge port state {port}"))
