@@ -221,19 +221,23 @@ impl Link {
         self.change("set down", LinkMessageBuilder::down)
     }
 
-    /// Waits until the interface really carries frames: the kernel finishes setting up in the background, and what is
-    /// sent before that is lost. A port of a bridge must forward, too.
+    /// Waits until an end of a veth pair really carries frames: the kernel finishes bringing it up in the background,
+    /// and what is sent before that is lost. A port of a bridge must forward, too. Not for bridges: those are ready as
+    /// soon as they are up, and may never say more than "unknown".
     pub fn wait_ready(&self) -> Result<()> {
         wait::until(&format!("{self} to get ready"), READY_LIMIT, || {
             let state: String = self.attribute("operstate").map_err(|error| format!("{error:#}"))?;
             let port = self.attribute::<u8>("brport/state").unwrap_or(BR_STATE_FORWARDING);
-            // "unknown" is how interfaces that have never lost their carrier (bridges, loopback) say "up".
-            if ["up", "unknown"].contains(&state.as_str()) && port == BR_STATE_FORWARDING {
+            // A fresh veth says "unknown" while it still drops everything: only "up" will do.
+            if state == "up" && port == BR_STATE_FORWARDING {
                 Ok(())
             } else {
                 Err(format!("operational state {state}, bridge port state {port}"))
             }
-        })
+        })?;
+        // The kernel says "up" a moment before it lets frames through, but holds its lock until it does: any change
+        // waits for that.
+        self.up()
     }
 
     /// Changes the MTU, in bytes.

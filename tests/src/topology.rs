@@ -308,7 +308,7 @@ impl Wire<'_> {
         let (v4, v6) = site.addresses(number);
         inside.address(IpNet::new(v4.into(), 24)?)?;
         inside.address(IpNet::new(v6.into(), 64)?)?;
-        self.links.extend([inside, outside, self.router.link(site.bridge())]);
+        self.links.extend([inside, outside]);
         Ok(())
     }
 
