@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -23,9 +24,14 @@ use tokio::runtime::Runtime;
 
 use crate::host::Host;
 use crate::offload;
+use crate::wait;
 
 /// The number of the table that says which addresses are this host's own.
 const TABLE_LOCAL: u32 = 255;
+/// The state of a bridge's port that lets frames through.
+const BR_STATE_FORWARDING: u8 = 3;
+/// How long the kernel may take to bring a link up on a busy machine.
+const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -213,6 +219,25 @@ impl Link {
     /// Sets the interface down; its peer loses its carrier.
     pub fn down(&self) -> Result<()> {
         self.change("set down", LinkMessageBuilder::down)
+    }
+
+    /// Waits until an end of a veth pair really carries frames: the kernel finishes bringing it up in the background,
+    /// and what is sent before that is lost. A port of a bridge must forward, too. Not for bridges: those are ready as
+    /// soon as they are up, and may never say more than "unknown".
+    pub fn wait_ready(&self) -> Result<()> {
+        wait::until(&format!("{self} to get ready"), READY_LIMIT, || {
+            let state: String = self.attribute("operstate").map_err(|error| format!("{error:#}"))?;
+            let port = self.attribute::<u8>("brport/state").unwrap_or(BR_STATE_FORWARDING);
+            // A fresh veth says "unknown" while it still drops everything: only "up" will do.
+            if state == "up" && port == BR_STATE_FORWARDING {
+                Ok(())
+            } else {
+                Err(format!("operational state {state}, bridge port state {port}"))
+            }
+        })?;
+        // The kernel says "up" a moment before it lets frames through, but holds its lock until it does: any change
+        // waits for that.
+        self.up()
     }
 
     /// Changes the MTU, in bytes.

@@ -285,8 +285,8 @@ async fn echo(socket: UdpSocket, shared: Arc<Shared>) {
         // Errors are ICMP messages about earlier answers: the client's affair.
         let Ok((len, client)) = socket.recv_from(&mut buffer).await else { continue };
         let answer = [&prefix, &buffer[..len]].concat();
-        if socket.send_to(&answer, client).await.is_ok() {
-            shared.datagrams.fetch_add(1, Ordering::Relaxed);
-        }
+        // Counted before the answer leaves, so that who has the answer finds it counted.
+        shared.datagrams.fetch_add(1, Ordering::Relaxed);
+        let _ = socket.send_to(&answer, client).await;
     }
 }

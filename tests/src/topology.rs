@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::host::Host;
-use crate::link::veth;
+use crate::link::{Link, veth};
 use crate::peer::{Action, FixedProgram};
 use crate::server::{Server, ServerSpec};
 
@@ -156,7 +156,7 @@ impl LabBuilder {
         let router = router(self.inner_mtu)?;
         let client = client(&router)?;
         let mut passes = Vec::new();
-        let mut wire = Wire { router: &router, mtu: self.inner_mtu, passes: &mut passes };
+        let mut wire = Wire { router: &router, mtu: self.inner_mtu, passes: &mut passes, links: Vec::new() };
         let mut lbs = Vec::new();
         for index in 0..self.load_balancers {
             lbs.push(load_balancer(&mut wire, index, self.two_arm)?);
@@ -166,6 +166,11 @@ impl LabBuilder {
             for index in 0..count {
                 backends.push(backend(&mut wire, site, index, &self.vips, &self.servers)?);
             }
+        }
+        // All links have been coming up at the same time until here.
+        wire.links.iter().try_for_each(Link::wait_ready)?;
+        for (host, link) in [(&client, "eth0"), (&router, "client")] {
+            host.link(link).wait_ready()?;
         }
         let lab = Lab { backends, lbs, client, router, _passes: passes };
         if !lab.lbs.is_empty() {
@@ -286,6 +291,7 @@ struct Wire<'a> {
     router: &'a Host,
     mtu: u32,
     passes: &'a mut Vec<FixedProgram>,
+    links: Vec<Link>,
 }
 
 impl Wire<'_> {
@@ -302,6 +308,7 @@ impl Wire<'_> {
         let (v4, v6) = site.addresses(number);
         inside.address(IpNet::new(v4.into(), 24)?)?;
         inside.address(IpNet::new(v6.into(), 64)?)?;
+        self.links.extend([inside, outside]);
         Ok(())
     }
 

@@ -227,6 +227,8 @@ fn links_can_be_inspected_and_changed() {
         link.gro(true).unwrap();
         link.tx_checksum_offload(false).unwrap();
     }
+    left.wait_ready().unwrap();
+    right.wait_ready().unwrap();
     // A wrong neighbour eats packets; deleting it heals.
     let there: IpAddr = "10.9.0.2".parse().unwrap();
     let echo = std::thread::spawn(other.enter(|| {
