@@ -15,10 +15,10 @@ use support::FakeAgent;
 
 /// Sends a request as it is; gives status and body.
 fn raw(agent: &FakeAgent, request: &str, body: &[u8]) -> (u16, serde_json::Value) {
-    let mut stream = UnixStream::connect(agent.socket()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = UnixStream::connect(agent.socket()).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     let head = format!("{request}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(head.as_bytes()).expect("sent");
     // The server may refuse by the length alone and close before it has read everything.
     let _ = stream.write_all(body);
     let mut answer = Vec::new();
@@ -131,7 +131,7 @@ async fn an_owner_that_is_gone_is_an_error_not_a_wait() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wattline.sock");
     let listener = server::bind(&path).unwrap();
-    let (handle, requests) = ApiHandle::channel(1, Duration::from_secs(60));
+    let (handle, requests) = ApiHandle::channel(1, Duration::from_mins(1));
     drop(requests);
     tokio::spawn(server::serve(listener, handle, std::future::pending()));
     let client = Client::new(&path, Duration::from_secs(20));

@@ -13,7 +13,7 @@ fn run(args: &[&str]) -> Ran {
 }
 
 fn run_with(args: &[&str], input: &str) -> Ran {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     wattline_in(directory.path(), args, input)
 }
 
