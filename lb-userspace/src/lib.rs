@@ -4,3 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod dataplane;
+pub mod fleet;
+pub mod health;
+pub mod ring;

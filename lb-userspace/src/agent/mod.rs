@@ -1,8 +1,47 @@
 //! The agent: the process that keeps the maps true to what is wanted.
+//!
+//! `run` starts it in the order that safety asks for: lock, pins, fewer privileges, maps, then everything that talks to
+//! the outside. Its end leaves forwarding as it is.
 
-use std::path::PathBuf;
+mod checks;
+mod core;
+pub mod flow_key;
+mod hops;
+mod interfaces;
+mod lock;
+pub mod privilege;
+mod requests;
+mod serve;
+mod state;
+mod views;
+mod watch;
 
-use anyhow::{Result, bail};
+use std::{collections::BTreeMap, os::unix::net::UnixListener, path::PathBuf, time::Duration, time::Instant};
+
+use anyhow::{Context as _, Result};
+use lb_common::node::Node;
+
+use self::{
+    checks::Checks,
+    core::{Agent, FileStatus, now},
+    hops::Hops,
+    interfaces::Interfaces,
+    lock::Lock,
+    serve::Sources,
+    state::State,
+    watch::Watch,
+};
+use crate::{
+    api::{ApiHandle, server},
+    config::{self, Config},
+    dataplane::{
+        apply::Dataplane,
+        forward::{Forward, Logger, Sizes},
+        maps::Maps,
+        netlink::Netlink,
+        pins::Pins,
+    },
+};
 
 /// What the command line tells the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +58,184 @@ pub struct AgentOptions {
     pub check: bool,
 }
 
+/// How long a request waits for the agent's answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// Runs the agent until it is told to stop.
+///
+/// # Errors
+///
+/// [`config::ConfigError`] where there is nothing valid to run; anything else is the kernel's or the system's refusal.
 pub fn run(options: &AgentOptions) -> Result<()> {
-    bail!("not wired yet: {}", options.config.display())
+    let loaded = config::load(&options.config);
+    if options.check {
+        let config = loaded?;
+        log::info!("{}: {} services are fine", options.config.display(), config.services.len());
+        return Ok(());
+    }
+    std::fs::create_dir_all(&options.runtime_dir)
+        .with_context(|| format!("creating {}", options.runtime_dir.display()))?;
+    let _lock = Lock::take(&options.runtime_dir)?;
+    let plan = StartPlan::make(options, loaded)?;
+    let pins = Pins::forward(&options.bpffs);
+    // Mounting a bpffs and giving the socket to a group are the last things that need more than the three capabilities.
+    pins.prepare()?;
+    let listener = server::bind(&options.socket)?;
+    privilege::keep(&privilege::TO_LOAD)?;
+    let started = start_dataplane(&pins, &plan.running).inspect_err(|_| {
+        if let Ok(true) = pins.linked_interfaces().map(|links| links.is_empty()) {
+            // Nothing forwards, so nothing is lost by leaving no trace of a failed start.
+            let _ = pins.remove();
+        }
+    })?;
+    privilege::keep(&privilege::TO_RUN)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let outcome = runtime.block_on(run_async(options, plan, pins, started, listener));
+    // Probes and connections in flight end with the process; waiting for them would only delay a restart.
+    runtime.shutdown_background();
+    let _ = std::fs::remove_file(&options.socket);
+    outcome
+}
+
+/// What to run at first.
+struct StartPlan {
+    running: Config,
+    from_file: Config,
+    generation: u64,
+    /// The file as it is now, where it differs from what is to run at first.
+    file: Result<Config, String>,
+}
+
+impl StartPlan {
+    /// An earlier agent's running configuration comes first, so that what it pinned is taken over unchanged; the file
+    /// follows as a reload. Without it the file is all there is, and must be valid.
+    fn make(options: &AgentOptions, loaded: Result<Config, config::ConfigError>) -> Result<Self> {
+        let state = State::read(&options.runtime_dir.join("state.json")).unwrap_or_else(|error| {
+            log::error!("{error:#}; going on without it");
+            None
+        });
+        let pinned = Pins::forward(&options.bpffs).exists();
+        match (state.filter(|_| pinned), loaded) {
+            (Some(state), loaded) => Ok(Self {
+                running: state.running,
+                from_file: state.from_file,
+                generation: state.generation,
+                file: loaded.map_err(|error| error.to_string()),
+            }),
+            (None, loaded) => {
+                let config = loaded?;
+                Ok(Self {
+                    running: config.clone(),
+                    from_file: config.clone(),
+                    generation: 1,
+                    file: Ok(config),
+                })
+            }
+        }
+    }
+}
+
+/// The data plane, opened.
+struct Started {
+    forward: Forward,
+    plane: Dataplane,
+}
+
+fn start_dataplane(pins: &Pins, config: &Config) -> Result<Started> {
+    let limits = &config.limits;
+    let sizes = Sizes { services: limits.services, backends: limits.backends, ring_slots: limits.ring_slots };
+    let forward = Forward::load(pins, sizes)?;
+    let mut plane = Dataplane::adopt(Maps::open(pins)?)?;
+    let held = plane.maps().node()?;
+    let flow_key = match (&config.node.flow_hash_key, held) {
+        (Some(key), held) => {
+            let key = flow_key::expand(&key.0);
+            anyhow::ensure!(
+                held.is_none_or(|held| held.flow_key == key),
+                "node.flow_hash_key is another than the one that the pinned maps were made with: it would move every \
+                 flow. Take the old key, or remove the pins with `wattline dataplane clean` (which ends forwarding)"
+            );
+            key
+        }
+        (None, Some(held)) => held.flow_key,
+        (None, None) => flow_key::random()?,
+    };
+    let node = Node { flow_key, gue_port: config.node.gue_port, ready: Node::READY, reserved: [0; 3] };
+    plane.set_node(node)?;
+    Ok(Started { forward, plane })
+}
+
+async fn run_async(
+    options: &AgentOptions,
+    plan: StartPlan,
+    pins: Pins,
+    started: Started,
+    listener: UnixListener,
+) -> Result<()> {
+    let Started { mut forward, plane } = started;
+    let messages = forward.take_logger().map(|logger| tokio::spawn(read_messages(logger)));
+    let adopted = forward.adopted();
+    let netlink = Netlink::open().context("opening netlink")?;
+    let network = netlink.changes().context("listening for network changes")?;
+    let (checks, transitions) = Checks::start(Agent::recover_health(&plan.running, &plane))?;
+    let ids = Agent::recover_ids(&plan.running, &plane);
+    let mut agent = Agent {
+        options: options.clone(),
+        started: Instant::now(),
+        running: plan.running,
+        from_file: plan.from_file,
+        file: FileStatus { loaded_at: Some(now()), error: None },
+        generation: plan.generation,
+        ids,
+        plane,
+        interfaces: Interfaces::new(forward, pins),
+        hops: Hops::new(netlink),
+        checks,
+        services: BTreeMap::new(),
+    };
+    agent.begin().await?;
+    if adopted {
+        log::info!("took over generation {} of an earlier agent", agent.generation);
+    }
+    match plan.file {
+        Ok(file) if file != agent.from_file => agent.reload().await,
+        Ok(_) => {}
+        Err(error) => {
+            log::error!(
+                "the configuration file is refused; generation {} runs on:\n{error}",
+                agent.generation
+            );
+            agent.file.error = Some(error);
+        }
+    }
+    let file = Watch::start(&options.config)?;
+    let (handle, requests) = ApiHandle::channel(64, ANSWER_WITHIN);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let api = tokio::spawn(server::serve(listener, handle, async {
+        let _ = stopped.await;
+    }));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    log::info!("running: generation {}, {} services", agent.generation, agent.running.services.len());
+    let outcome = serve::serve(&mut agent, Sources { requests, transitions, network, file }).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    log::info!("stopping; forwarding goes on (`wattline dataplane detach` ends it)");
+    let _ = stop.send(());
+    api.abort();
+    if let Some(messages) = messages {
+        messages.abort();
+    }
+    outcome
+}
+
+/// Passes what the XDP program says on to the log. It speaks so rarely that looking once a second is enough.
+async fn read_messages(mut logger: Logger) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        logger.flush();
+    }
 }

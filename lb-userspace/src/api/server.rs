@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Extension, Json, Router, extract};
-use tokio::net::UnixListener;
 
 use super::{ApiError, ApiHandle, ErrorKind, handlers, openapi};
 use crate::config::MAX_BYTES;
@@ -33,6 +33,8 @@ const SMALL_BODY: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Makes the socket at `path`, replacing one that nobody listens on any more. Whoever calls holds the agent's lock.
+///
+/// Needs no runtime, so that it can be done before privileges are given up.
 pub fn bind(path: &Path) -> Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -57,6 +59,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
 
 fn bind_at(temporary: &Path, path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(temporary).context("cannot make a socket")?;
+    listener.set_nonblocking(true).context("cannot make it non-blocking")?;
     restrict(temporary)?;
     std::fs::rename(temporary, path).context("cannot put the socket in its place")?;
     Ok(listener)
@@ -85,6 +88,7 @@ pub async fn serve(
     agent: ApiHandle,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener).context("cannot listen on the socket")?;
     let service = router(agent).into_make_service_with_connect_info::<Peer>();
     axum::serve(listener, service).with_graceful_shutdown(shutdown).await.context("the API server failed")
 }
@@ -146,8 +150,8 @@ struct Peer {
     pid: Option<i32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+impl Connected<IncomingStream<'_, tokio::net::UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, tokio::net::UnixListener>) -> Self {
         let credentials = stream.io().peer_cred().ok();
         Self { uid: credentials.map(|peer| peer.uid()), pid: credentials.and_then(|peer| peer.pid()) }
     }

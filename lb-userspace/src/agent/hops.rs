@@ -1,0 +1,93 @@
+//! What the agent knows of the ways to its backends, kept true to the kernel's routes and neighbours.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use anyhow::Result;
+use lb_common::backend::Backend;
+
+use crate::dataplane::{
+    netlink::Netlink,
+    nexthop::{NextHop, NextHopState, merge},
+};
+
+/// The ways to a set of addresses.
+pub(super) struct Hops {
+    netlink: Netlink,
+    states: HashMap<IpAddr, NextHopState>,
+    /// The last way that worked, for addresses whose way is lost at the moment.
+    last: HashMap<IpAddr, NextHop>,
+}
+
+impl Hops {
+    pub(super) fn new(netlink: Netlink) -> Self {
+        Self { netlink, states: HashMap::new(), last: HashMap::new() }
+    }
+
+    pub(super) const fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    /// Asks the kernel about `addresses`, forgets all others, and has it resolve neighbours that it does not know.
+    ///
+    /// Returns the addresses whose next hop is another than before.
+    pub(super) async fn refresh(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>> {
+        let wanted: Vec<IpAddr> = addresses.iter().copied().collect();
+        let fresh = self.netlink.resolve_all(&wanted).await?;
+        let before: HashMap<IpAddr, Option<NextHop>> =
+            wanted.iter().map(|address| (*address, self.next_hop(*address).copied())).collect();
+        let mut states = HashMap::with_capacity(fresh.len());
+        for (address, fresh) in fresh {
+            let merged = merge(self.states.get(&address), fresh);
+            if let Some((ifindex, gateway)) = merged.solicit
+                && let Err(error) = self.netlink.solicit(ifindex, gateway).await
+            {
+                log::debug!("asking for the MAC address of {gateway}: {error}");
+            }
+            if let Some(hop) = merged.state.next_hop() {
+                self.last.insert(address, *hop);
+            }
+            states.insert(address, merged.state);
+        }
+        self.last.retain(|address, _| states.contains_key(address));
+        self.states = states;
+        Ok(before
+            .into_iter()
+            .filter(|(address, hop)| self.next_hop(*address) != hop.as_ref())
+            .map(|(a, _)| a)
+            .collect())
+    }
+
+    /// Takes an earlier agent's word for addresses whose neighbour the kernel does not know at the moment, if they are
+    /// still reached through the same interface.
+    pub(super) fn adopt(&mut self, entries: impl Iterator<Item = Backend>) {
+        for entry in entries.filter(Backend::resolved) {
+            let Some(address) = entry.ip() else { continue };
+            let Some(NextHopState::Unresolved(path)) = self.states.get(&address) else { continue };
+            if path.ifindex == entry.ifindex {
+                let mut mac = [0; 6];
+                mac.copy_from_slice(&entry.ethernet[..6]);
+                let hop = path.with_mac(mac);
+                self.last.insert(address, hop);
+                self.states.insert(address, NextHopState::Resolved(hop));
+            }
+        }
+    }
+
+    /// The way to an address: the present one, else the last that worked. A lost route moves no flow: whether the
+    /// backend still answers is for its health checks to say.
+    pub(super) fn next_hop(&self, address: IpAddr) -> Option<&NextHop> {
+        self.states.get(&address).and_then(NextHopState::next_hop).or_else(|| self.last.get(&address))
+    }
+
+    /// Why there is no way to an address.
+    pub(super) fn problem(&self, address: IpAddr) -> Option<String> {
+        match self.states.get(&address) {
+            Some(NextHopState::Resolved(_)) => None,
+            Some(state) => Some(state.to_string()),
+            None => Some("not asked for yet".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The agent's loop: one event after another, from requests, checks, the kernel, the file and signals.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{core::Agent, watch::Watch};
+use crate::{
+    api::{ApiError, Reply, Request},
+    config::Config,
+    dataplane::netlink::{Change, Changes},
+    health::Transition,
+};
+
+/// How often what only changes slowly, or was missed, is looked at again.
+const TICK: Duration = Duration::from_secs(5);
+/// Editors write a file in several steps; this is how long one waits for the last.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Where events come from.
+pub(super) struct Sources {
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) transitions: mpsc::UnboundedReceiver<Transition>,
+    pub(super) network: Changes,
+    pub(super) file: Watch,
+}
+
+/// Runs until a signal says to stop.
+pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // systemd wants a sign of life twice as often as it looks.
+    let mut alive =
+        interval(sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |period| period / 2));
+    loop {
+        tokio::select! {
+            Some(request) = sources.requests.recv() => answer(agent, request).await,
+            Some(transition) = sources.transitions.recv() => {
+                let mut touched = BTreeSet::from([note(agent, &transition)]);
+                while let Ok(more) = sources.transitions.try_recv() {
+                    touched.insert(note(agent, &more));
+                }
+                report("following health", agent.refresh(&touched));
+            }
+            change = sources.network.next() => {
+                if change.touches(Change::LINK) {
+                    keep_interfaces(agent).await;
+                }
+                report("following routes and neighbours", agent.follow_routes().await);
+            }
+            () = sources.file.changed() => {
+                sleep(SETTLE).await;
+                agent.reload().await;
+            }
+            _ = hangup.recv() => agent.reload().await,
+            _ = tick.tick() => {
+                keep_interfaces(agent).await;
+                report("following routes and neighbours", agent.follow_routes().await);
+            }
+            _ = alive.tick() => drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    Ok(())
+}
+
+fn report(what: &str, result: Result<()>) {
+    if let Err(error) = result {
+        log::error!("{what}: {error:#}");
+    }
+}
+
+fn note(agent: &mut Agent, transition: &Transition) -> String {
+    let Transition { id, from, to, reason } = transition;
+    match reason {
+        Some(reason) => log::warn!("{id}: {from} -> {to}: {reason}"),
+        None => log::info!("{id}: {from} -> {to}"),
+    }
+    agent.checks.note(transition);
+    transition.id.service.clone()
+}
+
+async fn keep_interfaces(agent: &mut Agent) {
+    let Config { node, .. } = &agent.running;
+    agent.interfaces.keep(agent.hops.netlink(), &node.interfaces, node.xdp_mode).await;
+}
+
+/// Answers; somebody who no longer waits is no error.
+fn send<T>(reply: Reply<T>, answer: Result<T, ApiError>) {
+    drop(reply.send(answer));
+}
+
+fn kernel<T>(result: Result<T>) -> Result<T, ApiError> {
+    result.map_err(|error| ApiError::kernel(format!("{error:#}"), ""))
+}
+
+async fn answer(agent: &mut Agent, request: Request) {
+    match request {
+        Request::Status(reply) => send(reply, Ok(agent.status())),
+        Request::Services(reply) => send(reply, kernel(agent.service_views())),
+        Request::Backends { service, reply } => send(reply, agent.backend_views(service.as_deref())),
+        Request::Health(reply) => send(reply, Ok(agent.health_views())),
+        Request::Stats(reply) => send(reply, kernel(agent.stats())),
+        Request::Config(reply) => send(reply, Ok(agent.config_view())),
+        Request::Route { query, reply } => send(reply, agent.route(&query)),
+        Request::Mutate { change, if_generation, dry_run, reply } => {
+            send(reply, agent.mutate(&change, if_generation, dry_run).await);
+        }
+        Request::Apply { config, if_generation, dry_run, reply } => {
+            send(reply, agent.change(*config, if_generation, dry_run, false).await);
+        }
+        Request::Save { if_generation, reply } => send(reply, agent.save_if(if_generation)),
+        Request::Attach { interface, mode, reply } => send(reply, agent.attach(&interface, mode).await),
+        Request::Detach { interface, reply } => send(reply, agent.detach(&interface).await),
+    }
+}
