@@ -225,7 +225,7 @@ fn ten_thousand_backends() {
 #[test]
 fn no_weight_no_ring() {
     assert_eq!(build(&[], 1_021), Ok(vec![]));
-    assert_eq!(ring(&numbered("b", [0, 0]), 1_021), []);
+    assert_eq!(ring(&numbered("b", [0, 0]), 1_021), Vec::<u16>::new());
 }
 
 #[test]
