@@ -257,6 +257,8 @@ fn grammar_errors_bytes_and_sizes_are_placed() {
     // Columns are characters, not bytes.
     assert_eq!(refusal("ä = 1").split(' ').next(), Some("1:1:"));
     assert!(refusal("node = { \"ä\" = 1, x = 2 }").starts_with("1:10: node: unknown key \"ä\""));
+    let error = parse("node = { \"ä\" = 1, x = 2 }", "c.toml").unwrap_err();
+    assert_eq!(error.problems[1].column, Some(19), "{error}");
     let error = parse("[node]\n[node]\n", "c.toml").unwrap_err();
     assert_eq!(error.problems[0].line, Some(2), "{error}");
 }
