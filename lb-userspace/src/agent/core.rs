@@ -63,6 +63,8 @@ pub(super) struct Agent {
     pub(super) hops: Hops,
     pub(super) checks: Checks,
     pub(super) services: BTreeMap<String, Running>,
+    /// Services whose maps could not be brought up to date, to be tried again.
+    pub(super) stale: BTreeSet<String>,
 }
 
 /// A service, computed: what its maps should hold and what to tell people.
@@ -150,18 +152,37 @@ impl Agent {
         Ok(Computed { key: image::key(service), desired, running })
     }
 
-    /// Works out what `config` takes; `touched` are the services to compute anew.
-    fn draft(&self, config: Config, touched: impl Fn(&Service) -> bool) -> Result<Draft> {
-        let (ids, released) = self.ids.update(&config)?;
-        let keys: HashSet<ServiceKey> = config.services.iter().map(image::key).collect();
-        let removals = self.plane.keys().filter(|key| !keys.contains(key)).copied().collect();
-        let mut computed = Vec::new();
-        for service in config.services.iter().filter(|service| touched(service)) {
+    /// The services of `config` that are `touched`, computed.
+    fn compute_all(
+        &self,
+        config: &Config,
+        ids: &Ids,
+        touched: impl Fn(&Service) -> bool,
+    ) -> Result<Vec<(String, Computed)>> {
+        let services = config.services.iter().filter(|service| touched(service));
+        let computed = services.map(|service| {
             let numbers = ids.service(&service.name).context("a service has no numbers")?;
-            computed.push((service.name.clone(), self.compute(&config, numbers, service)?));
-        }
+            Ok((service.name.clone(), self.compute(config, numbers, service)?))
+        });
+        computed.collect()
+    }
+
+    /// Keys in the maps that `config` does not name.
+    fn removals(&self, config: &Config) -> Vec<ServiceKey> {
+        let keys: HashSet<ServiceKey> = config.services.iter().map(image::key).collect();
+        self.plane.keys().filter(|key| !keys.contains(key)).copied().collect()
+    }
+
+    /// Works out what a change to `config` takes.
+    fn draft(&self, config: Config) -> Result<Draft> {
+        let (ids, released) = self.ids.update(&config)?;
         let slots = config.services.iter().map(|service| u64::from(image::ring_slots(service))).sum();
         self.plane.check_room(config.services.len(), config.backend_count(), slots)?;
+        let everything = config.node != self.running.node;
+        let computed = self.compute_all(&config, &ids, |service| {
+            everything || self.running.service(&service.name) != Some(service)
+        })?;
+        let removals = self.removals(&config);
         Ok(Draft { config, ids, released, computed, removals })
     }
 
@@ -188,26 +209,35 @@ impl Agent {
         Ok(self.plane.apply(&desired, removals, self.generation)?.moved_slots)
     }
 
-    /// Brings the maps of some services to what is known now; the configuration stays.
+    /// Brings the maps of some services to what is known now; the configuration stays. What cannot be written is tried
+    /// again with the next tick.
     pub(super) fn refresh(&mut self, touched: &BTreeSet<String>) -> Result<()> {
-        let draft = self.draft(self.running.clone(), |service| touched.contains(&service.name))?;
-        self.write(&draft.computed, &draft.removals)?;
-        for (name, computed) in draft.computed {
-            if computed.running.weights.fail_open
-                && !self.services.get(&name).is_some_and(|before| before.weights.fail_open)
-            {
+        self.stale.extend(touched.iter().cloned());
+        let computed =
+            self.compute_all(&self.running, &self.ids, |service| self.stale.contains(&service.name))?;
+        self.write(&computed, &[])?;
+        self.stale.clear();
+        self.remember(computed);
+        Ok(())
+    }
+
+    fn remember(&mut self, computed: Vec<(String, Computed)>) {
+        for (name, Computed { running, .. }) in computed {
+            let before = self.services.insert(name.clone(), running.clone()).unwrap_or_default();
+            if running.weights.fail_open && !before.weights.fail_open {
                 log::error!(
                     "service {name}: no backend is usable; sending to all of them (all_down = \"open\")"
                 );
             }
-            self.services.insert(name, computed.running);
+            if running.ring_slots == 0 && before.ring_slots != 0 {
+                log::error!("service {name}: no backend may take packets; dropping them");
+            }
         }
-        Ok(())
     }
 
     /// The first steps after a start: numbers, ways, checks and maps for the running configuration, then the
     /// interfaces. Over an earlier agent's maps this writes nothing that is not different by now.
-    pub(super) async fn begin(&mut self) -> Result<()> {
+    pub(super) async fn begin(&mut self, adopted: bool) -> Result<()> {
         let addresses = Self::addresses(&self.running);
         self.hops.refresh(&addresses).await?;
         let held: Vec<Entry> =
@@ -222,16 +252,19 @@ impl Agent {
         self.ids = ids;
         State::new(self.generation, self.from_file.clone(), self.running.clone())
             .write(&self.options.runtime_dir.join("state.json"))?;
-        self.refresh_all()?;
-        self.attach_all(&self.running.clone()).await?;
+        let removals = self.removals(&self.running);
+        let computed = self.compute_all(&self.running, &self.ids, |_| true)?;
+        self.write(&computed, &removals)?;
+        self.remember(computed);
+        if adopted {
+            // What forwards already must not wait for an interface that is missing at the moment.
+            let node = self.running.node.clone();
+            self.interfaces.keep(self.hops.netlink(), &node.interfaces, node.xdp_mode).await;
+        } else {
+            self.attach_all(&self.running.clone()).await?;
+        }
         self.drop_interfaces();
         Ok(())
-    }
-
-    /// Everything anew.
-    fn refresh_all(&mut self) -> Result<()> {
-        let all = self.running.services.iter().map(|service| service.name.clone()).collect();
-        self.refresh(&all)
     }
 
     /// Makes `config` the running configuration, or says why not; then the old one runs on.
@@ -256,7 +289,7 @@ impl Agent {
         addresses.extend(Self::addresses(&self.running));
         self.hops.refresh(&addresses).await.map_err(|error| kernel(&error))?;
         if dry_run {
-            let draft = self.draft_change(config).map_err(|error| kernel(&error))?;
+            let draft = self.draft(config).map_err(|error| kernel(&error))?;
             return Ok(self.result(diff, true, self.moved(&draft)));
         }
         let before = self.interfaces.status().into_iter().map(|status| status.name).collect::<Vec<_>>();
@@ -277,12 +310,20 @@ impl Agent {
                 let running = self.running.clone();
                 self.checks.set_targets(&running).await;
                 self.detach_new(&before);
-                if let Err(again) = self.refresh_all() {
+                if let Err(again) = self.go_back() {
                     log::error!("going back to the running configuration: {again:#}");
                 }
                 Err(kernel(&error))
             }
         }
+    }
+
+    /// Brings every service back to the running configuration after a change failed half-way.
+    fn go_back(&mut self) -> Result<()> {
+        let removals = self.removals(&self.running);
+        let computed = self.compute_all(&self.running, &self.ids, |_| true)?;
+        self.write(&computed, &removals)?;
+        Ok(())
     }
 
     /// What cannot change while maps and flows exist.
@@ -302,18 +343,9 @@ impl Agent {
         Ok(())
     }
 
-    fn draft_change(&self, config: Config) -> Result<Draft> {
-        let node_changed = config.node != self.running.node;
-        let health_changed = config.health != self.running.health;
-        let running = &self.running;
-        self.draft(config, |service| {
-            node_changed || health_changed || running.service(&service.name) != Some(service)
-        })
-    }
-
     /// The write itself: memory first, then maps, then numbers.
     fn commit(&mut self, config: Config, from_file: bool) -> Result<Vec<MovedSlots>> {
-        let draft = self.draft_change(config)?;
+        let draft = self.draft(config)?;
         let file = if from_file { draft.config.clone() } else { self.from_file.clone() };
         let state_path = self.options.runtime_dir.join("state.json");
         State::new(self.generation + 1, file.clone(), draft.config.clone()).write(&state_path)?;
@@ -327,7 +359,7 @@ impl Agent {
         self.running = draft.config;
         self.from_file = file;
         self.ids = draft.ids;
-        self.services.extend(draft.computed.into_iter().map(|(name, computed)| (name, computed.running)));
+        self.remember(draft.computed);
         let running = &self.running;
         self.services.retain(|name, _| running.service(name).is_some());
         Ok(moved)
@@ -341,8 +373,8 @@ impl Agent {
         let fresh: Vec<u32> = draft.ids.counters().difference(self.ids.counters()).copied().collect();
         self.plane.clear_counters(&fresh)?;
         let moved = self.write(&draft.computed, &draft.removals)?;
-        for &(service, backend) in &draft.released.backends {
-            self.plane.retire_counter(service, backend)?;
+        for &(heir, counter) in &draft.released.counters {
+            self.plane.retire_counter(heir, counter)?;
         }
         let names = draft.computed.iter().filter_map(|(name, computed)| {
             let slots = moved.get(&ServiceOrder(computed.key)).copied().filter(|&slots| slots > 0)?;
@@ -378,7 +410,10 @@ impl Agent {
     pub(super) async fn reload(&mut self) {
         let loaded = crate::config::load(&self.options.config);
         let outcome = match loaded {
-            Ok(config) if config == self.from_file && self.file.error.is_none() => return,
+            Ok(config) if config == self.from_file => {
+                self.file = FileStatus { loaded_at: Some(now()), error: None };
+                return;
+            }
             Ok(config) => self.change(config, None, false, true).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };

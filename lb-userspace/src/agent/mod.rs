@@ -16,7 +16,12 @@ mod state;
 mod views;
 mod watch;
 
-use std::{collections::BTreeMap, os::unix::net::UnixListener, path::PathBuf, time::Duration, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use lb_common::node::Node;
@@ -81,23 +86,32 @@ pub fn run(options: &AgentOptions) -> Result<()> {
     // Mounting a bpffs and giving the socket to a group are the last things that need more than the three capabilities.
     pins.prepare()?;
     let listener = server::bind(&options.socket)?;
+    let outcome = run_with_privileges(options, plan, &pins, listener);
+    let _ = std::fs::remove_file(&options.socket);
+    if outcome.is_err() && pins.linked_interfaces().is_ok_and(|links| links.is_empty()) {
+        // Nothing forwards, so nothing is lost by leaving no trace of a failed start.
+        pins.remove()?;
+    }
+    outcome
+}
+
+fn run_with_privileges(
+    options: &AgentOptions,
+    plan: StartPlan,
+    pins: &Pins,
+    listener: UnixListener,
+) -> Result<()> {
     privilege::keep(&privilege::TO_LOAD)?;
-    let started = start_dataplane(&pins, &plan.running).inspect_err(|_| {
-        if let Ok(true) = pins.linked_interfaces().map(|links| links.is_empty()) {
-            // Nothing forwards, so nothing is lost by leaving no trace of a failed start.
-            let _ = pins.remove();
-        }
-    })?;
+    let started = start_dataplane(pins, &plan.running)?;
     privilege::keep(&privilege::TO_RUN)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let outcome = runtime.block_on(run_async(options, plan, pins, started, listener));
+    let outcome = runtime.block_on(run_async(options, plan, pins.clone(), started, listener));
     // Probes and connections in flight end with the process; waiting for them would only delay a restart.
     runtime.shutdown_background();
-    let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
@@ -150,6 +164,7 @@ fn start_dataplane(pins: &Pins, config: &Config) -> Result<Started> {
     let sizes = Sizes { services: limits.services, backends: limits.backends, ring_slots: limits.ring_slots };
     let forward = Forward::load(pins, sizes)?;
     let mut plane = Dataplane::adopt(Maps::open(pins)?)?;
+    warn_of_sizes(&plane, sizes);
     let held = plane.maps().node()?;
     let flow_key = match (&config.node.flow_hash_key, held) {
         (Some(key), held) => {
@@ -167,6 +182,23 @@ fn start_dataplane(pins: &Pins, config: &Config) -> Result<Started> {
     let node = Node { flow_key, gue_port: config.node.gue_port, ready: Node::READY, reserved: [0; 3] };
     plane.set_node(node)?;
     Ok(Started { forward, plane })
+}
+
+/// Maps that were taken over keep the sizes they were made with.
+fn warn_of_sizes(plane: &Dataplane, wanted: Sizes) {
+    let usage = plane.usage();
+    for (what, held, wanted) in [
+        ("services", usage.services.capacity, wanted.services),
+        ("backends", usage.backends.capacity, wanted.backends),
+        ("ring_slots", usage.ring_slots.capacity, wanted.ring_slots),
+    ] {
+        if held != wanted {
+            log::warn!(
+                "limits.{what} is {wanted}, but the pinned maps were made for {held}: stop the agent, `wattline \
+                 dataplane clean` and start it again to change that"
+            );
+        }
+    }
 }
 
 async fn run_async(
@@ -196,8 +228,9 @@ async fn run_async(
         hops: Hops::new(netlink),
         checks,
         services: BTreeMap::new(),
+        stale: BTreeSet::new(),
     };
-    agent.begin().await?;
+    agent.begin(adopted).await?;
     if adopted {
         log::info!("took over generation {} of an earlier agent", agent.generation);
     }

@@ -64,6 +64,9 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
             _ = tick.tick() => {
                 keep_interfaces(agent).await;
                 report("following routes and neighbours", agent.follow_routes().await);
+                if !agent.stale.is_empty() {
+                    report("bringing services up to date", agent.refresh(&BTreeSet::new()));
+                }
             }
             _ = alive.tick() => drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
             _ = terminate.recv() => break,

@@ -25,7 +25,7 @@ use crate::{
     },
     config::{Backend, HealthProbe, Service},
     dataplane::apply::Usage,
-    fleet::image,
+    fleet::{ids::NODE_COUNTER, image},
     health::TargetId,
 };
 
@@ -204,6 +204,9 @@ impl Agent {
         };
         let mut totals =
             Totals { passed_packets: sum(Fate::Pass), dropped_packets: sum(Fate::Drop), ..Totals::default() };
+        let former = self.plane.maps().counter(NODE_COUNTER)?;
+        totals.forwarded_packets = former.packets;
+        totals.forwarded_bytes = former.bytes;
         let (mut services, mut backends) = (Vec::new(), Vec::new());
         for service in &self.running.services {
             let (forwarded, dropped) = self.totals_of(service)?;
