@@ -455,7 +455,7 @@ mod tests {
 
     #[test]
     fn jitter_stays_within_its_bounds_and_fills_them() {
-        let interval = Duration::from_millis(2000);
+        let interval = Duration::from_secs(2);
         let mut jitter = Jitter::new(1, &id("web", "web-1"));
         let drawn: Vec<Duration> = (0..1000).map(|_| jitter.next(interval)).collect();
         assert!(drawn.iter().all(|gap| (1800..=2200).contains(&gap.as_millis())), "{drawn:?}");
