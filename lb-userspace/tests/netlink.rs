@@ -44,6 +44,13 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs many `ip` commands, one a line, in the namespace of this thread.
+fn ip_batch(commands: &str) {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut file, commands.as_bytes()).expect("write");
+    ip(&format!("-batch {}", file.path().display()));
+}
+
 fn new_namespace() {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         panic!("needs root: run `cargo xtask test` (unshare: {error})");
@@ -416,26 +423,37 @@ fn many_destinations_are_resolved_at_once() {
 #[test]
 fn concurrent_and_abandoned_dumps_do_not_hurt() {
     in_lab(async |netlink, _peer| {
-        for n in 1..=254 {
-            ip(&format!("neighbour add 10.0.0.{n} lladdr 02:00:00:00:01:{n:02x} dev lb0 nud permanent"));
+        // So many that they take many messages.
+        let mut batch = String::new();
+        for n in 0..4_000_u32 {
+            let [_, _, c, d] = n.to_be_bytes();
+            writeln!(
+                batch,
+                "neighbour add 10.3.{c}.{d} lladdr 02:00:00:00:{c:02x}:{d:02x} dev lb0 nud permanent"
+            )
+            .expect("write to a string");
         }
-        let many = [addr("10.0.0.9"), addr("10.0.0.10")];
-        for _ in 0..20 {
-            let (a, b, c) = tokio::join!(
+        ip("address add 10.3.255.1/16 dev lb0");
+        ip_batch(&batch);
+        let many = [addr("10.3.0.9"), addr("10.3.0.10")];
+        for turns in 0..10 {
+            let (one, two, links, ()) = tokio::join!(
+                netlink.resolve_all(&many),
                 netlink.resolve_all(&many),
                 netlink.links(),
-                // Given up after its first steps, with the kernel's answer still to come.
+                // Given up half-way, with the kernel's answer still to come.
                 async {
                     tokio::select! {
                         biased;
                         _ = netlink.resolve_all(&many) => {}
-                        () = tokio::task::yield_now() => {}
+                        () = async { for _ in 0..turns { tokio::task::yield_now().await } } => {}
                     }
                 },
             );
-            assert!(a.expect("resolve").values().all(|state| state.next_hop().is_some()));
-            assert!(b.expect("links").iter().any(|link| link.name == "lb0"));
-            let () = c;
+            for states in [one, two] {
+                assert!(states.expect("resolve").values().all(|state| state.next_hop().is_some()));
+            }
+            assert!(links.expect("links").iter().any(|link| link.name == "lb0"));
         }
     });
 }
@@ -479,9 +497,7 @@ fn a_storm_is_told_as_little_and_never_ends_the_telling() {
             let [_, _, c, d] = n.to_be_bytes();
             writeln!(batch, "route add 100.64.{c}.{d}/32 via 10.0.0.2").expect("write to a string");
         }
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
-        std::io::Write::write_all(&mut file, batch.as_bytes()).expect("write");
-        ip(&format!("-batch {}", file.path().display()));
+        ip_batch(&batch);
 
         let mut seen = Change::NONE;
         let mut reports = 0;
