@@ -3,15 +3,18 @@
 //! Two namespaces joined by a veth pair: `lb` (this thread) and `peer`. The `ip` command sets them up, so that our own
 //! netlink code is not its own judge. No test may touch the namespace the tests were started in.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::future::Future;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
 use lb_userspace::dataplane::netlink::{Change, Changes, Netlink};
-use lb_userspace::dataplane::nexthop::{Mac, NextHop, NextHopState, Path, UnreachableReason, merge};
+use lb_userspace::dataplane::nexthop::{
+    Mac, NextHop, NextHopState, Path, UnreachableReason, XdpAttachMode, merge,
+};
 use nix::sched::{CloneFlags, setns, unshare};
 
 const LB_MAC: Mac = [2, 0, 0, 0, 0, 1];
@@ -41,13 +44,21 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs many `ip` commands, one a line, in the namespace of this thread.
+fn ip_batch(commands: &str) {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut file, commands.as_bytes()).expect("write");
+    ip(&format!("-batch {}", file.path().display()));
+}
+
 fn new_namespace() {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         panic!("needs root: run `cargo xtask test` (unshare: {error})");
     }
 }
 
-/// Runs `test` between two fresh namespaces: lb0 (10.0.0.1/24, fd00::1/64) and, beyond it, the peer (.2, ::2).
+/// Runs `test` between two fresh namespaces: `lb0` with `10.0.0.1/24` and `fd00::1/64`, and
+/// beyond it the peer with `10.0.0.2` and `fd00::2`.
 fn in_lab<F, Fut>(test: F)
 where
     F: FnOnce(Netlink, Peer) -> Fut + Send + 'static,
@@ -343,6 +354,50 @@ fn links_are_described() {
     });
 }
 
+/// `bpf(2)` with the leading fields of its argument; returns a file descriptor.
+fn bpf(command: libc::c_int, fields: &[u8]) -> OwnedFd {
+    let mut argument = [0_u8; 128];
+    argument[..fields.len()].copy_from_slice(fields);
+    // SAFETY: the argument is long enough, initialised, and what it points to outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, argument.as_mut_ptr(), argument.len()) };
+    assert!(fd >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
+    // SAFETY: both commands used here return a new descriptor.
+    unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor")) }
+}
+
+/// Attaches "pass everything" until the result is dropped.
+fn attach_xdp(ifindex: u32, flags: u32) -> OwnedFd {
+    const PROG_LOAD: libc::c_int = 5;
+    const LINK_CREATE: libc::c_int = 28;
+    const PROG_TYPE_XDP: u32 = 6;
+    const ATTACH_XDP: u32 = 37;
+    // r0 = XDP_PASS; exit
+    let program: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let license = c"GPL";
+    let mut fields = [PROG_TYPE_XDP, program.len() as u32].map(u32::to_ne_bytes).concat();
+    fields.extend([program.as_ptr() as u64, license.as_ptr() as u64].map(u64::to_ne_bytes).concat());
+    let program = bpf(PROG_LOAD, &fields);
+    let program_fd = program.as_raw_fd().cast_unsigned();
+    bpf(LINK_CREATE, &[program_fd, ifindex, ATTACH_XDP, flags].map(u32::to_ne_bytes).concat())
+}
+
+#[test]
+fn attached_programs_are_seen() {
+    in_lab(async |netlink, _peer| {
+        const SKB_MODE: u32 = 1 << 1;
+        const DRV_MODE: u32 = 1 << 2;
+        let ifindex = netlink.link("lb0").await.expect("ask").expect("lb0 exists").ifindex;
+        for (flags, mode) in [(SKB_MODE, XdpAttachMode::Generic), (DRV_MODE, XdpAttachMode::Native)] {
+            let attached = attach_xdp(ifindex, flags);
+            let xdp = netlink.link("lb0").await.expect("ask").expect("lb0 exists").xdp.expect("a program");
+            assert_eq!(xdp.mode, mode);
+            assert!(xdp.program_id.is_some_and(|id| id > 0), "{xdp:?}");
+            drop(attached);
+            assert_eq!(netlink.link("lb0").await.expect("ask").expect("lb0 exists").xdp, None);
+        }
+    });
+}
+
 #[test]
 fn many_destinations_are_resolved_at_once() {
     in_lab(async |netlink, _peer| {
@@ -368,26 +423,37 @@ fn many_destinations_are_resolved_at_once() {
 #[test]
 fn concurrent_and_abandoned_dumps_do_not_hurt() {
     in_lab(async |netlink, _peer| {
-        for n in 1..=254 {
-            ip(&format!("neighbour add 10.0.0.{n} lladdr 02:00:00:00:01:{n:02x} dev lb0 nud permanent"));
+        // So many that they take many messages.
+        let mut batch = String::new();
+        for n in 0..4_000_u32 {
+            let [_, _, c, d] = n.to_be_bytes();
+            writeln!(
+                batch,
+                "neighbour add 10.3.{c}.{d} lladdr 02:00:00:00:{c:02x}:{d:02x} dev lb0 nud permanent"
+            )
+            .expect("write to a string");
         }
-        let many = [addr("10.0.0.9"), addr("10.0.0.10")];
-        for _ in 0..20 {
-            let (a, b, c) = tokio::join!(
+        ip("address add 10.3.255.1/16 dev lb0");
+        ip_batch(&batch);
+        let many = [addr("10.3.0.9"), addr("10.3.0.10")];
+        for turns in 0..10 {
+            let (one, two, links, ()) = tokio::join!(
+                netlink.resolve_all(&many),
                 netlink.resolve_all(&many),
                 netlink.links(),
-                // Given up after its first steps, with the kernel's answer still to come.
+                // Given up half-way, with the kernel's answer still to come.
                 async {
                     tokio::select! {
                         biased;
                         _ = netlink.resolve_all(&many) => {}
-                        () = tokio::task::yield_now() => {}
+                        () = async { for _ in 0..turns { tokio::task::yield_now().await } } => {}
                     }
                 },
             );
-            assert!(a.expect("resolve").values().all(|state| state.next_hop().is_some()));
-            assert!(b.expect("links").iter().any(|link| link.name == "lb0"));
-            let () = c;
+            for states in [one, two] {
+                assert!(states.expect("resolve").values().all(|state| state.next_hop().is_some()));
+            }
+            assert!(links.expect("links").iter().any(|link| link.name == "lb0"));
         }
     });
 }
@@ -426,15 +492,12 @@ fn a_storm_is_told_as_little_and_never_ends_the_telling() {
     in_lab(async |netlink, _peer| {
         let mut changes = netlink.changes().expect("subscribe");
         // Far more events than the socket's buffer holds, while nobody reads.
-        let batch: String = (0..20_000_u32)
-            .map(|n| {
-                let [_, _, c, d] = n.to_be_bytes();
-                format!("route add 100.64.{c}.{d}/32 via 10.0.0.2\n")
-            })
-            .collect();
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
-        std::io::Write::write_all(&mut file, batch.as_bytes()).expect("write");
-        ip(&format!("-batch {}", file.path().display()));
+        let mut batch = String::new();
+        for n in 0..20_000_u32 {
+            let [_, _, c, d] = n.to_be_bytes();
+            writeln!(batch, "route add 100.64.{c}.{d}/32 via 10.0.0.2").expect("write to a string");
+        }
+        ip_batch(&batch);
 
         let mut seen = Change::NONE;
         let mut reports = 0;
