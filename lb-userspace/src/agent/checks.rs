@@ -52,7 +52,7 @@ impl Checks {
                             path: path.clone(),
                             host: host.clone(),
                             statuses: status.clone(),
-                            body: body.clone().map(Into::into),
+                            body: body.clone(),
                             max_body_bytes: *max_body_bytes as usize,
                         };
                         (ProbeKind::Http(probe), *port)

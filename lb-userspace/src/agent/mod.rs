@@ -64,7 +64,7 @@ pub struct AgentOptions {
 }
 
 /// How long a request waits for the agent's answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 /// Runs the agent until it is told to stop.
 ///

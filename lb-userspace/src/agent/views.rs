@@ -24,7 +24,7 @@ use crate::{
         },
     },
     config::{Backend, HealthProbe, Service},
-    dataplane::apply::Usage,
+    dataplane::{apply::Usage, nexthop::mac_text},
     fleet::{ids::NODE_COUNTER, image},
     health::TargetId,
 };
@@ -35,10 +35,6 @@ fn usage(usage: Usage) -> MapUsage {
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-fn mac(bytes: &[u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 impl Agent {
@@ -154,7 +150,7 @@ impl Agent {
             Some(hop) => NextHop::Resolved {
                 interface: nix::net::if_::if_indextoname(hop.ifindex)
                     .map_or_else(|_| hop.ifindex.to_string(), |name| name.to_string_lossy().into()),
-                mac: mac(&hop.destination_mac),
+                mac: mac_text(&hop.destination_mac),
                 mtu: hop.mtu,
             },
             None => NextHop::Unresolved { reason: self.hops.problem(address).unwrap_or_default() },
