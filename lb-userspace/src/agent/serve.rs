@@ -17,8 +17,11 @@ use crate::{
     health::Transition,
 };
 
-/// How often what only changes slowly, or was missed, is looked at again.
+/// How often what could not be done is tried again.
 const TICK: Duration = Duration::from_secs(5);
+/// After so many ticks all ways are looked at again, though nothing was heard of a change: the kernel lets neighbours
+/// that only XDP talks to go stale, and asking keeps them.
+const TICKS_TO_LOOK: u32 = 6;
 /// Editors write a file in several steps; this is how long one waits for the last.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -37,6 +40,7 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
     let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = 0u32;
     // systemd wants a sign of life twice as often as it looks.
     let mut alive =
         interval(sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |period| period / 2));
@@ -62,8 +66,11 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
             }
             _ = hangup.recv() => agent.reload().await,
             _ = tick.tick() => {
+                ticks = ticks.wrapping_add(1);
                 keep_interfaces(agent).await;
-                report("following routes and neighbours", agent.follow_routes().await);
+                if agent.hops.any_unknown() || ticks.is_multiple_of(TICKS_TO_LOOK) {
+                    report("following routes and neighbours", agent.follow_routes().await);
+                }
                 if !agent.stale.is_empty() {
                     report("bringing services up to date", agent.refresh(&BTreeSet::new()));
                 }
