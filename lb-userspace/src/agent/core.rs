@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lb_common::{backend::Backend as Entry, service::ServiceKey};
 
-use super::{AgentOptions, checks::Checks, hops::Hops, interfaces::Interfaces, state::State};
+use super::{AgentOptions, STATE_FILE, checks::Checks, hops::Hops, interfaces::Interfaces, state::State};
 use crate::{
     api::{
         ApiError, Change, ErrorKind,
@@ -251,7 +251,7 @@ impl Agent {
         self.plane.clear_counters(&fresh)?;
         self.ids = ids;
         State::new(self.generation, self.from_file.clone(), self.running.clone())
-            .write(&self.options.runtime_dir.join("state.json"))?;
+            .write(&self.options.runtime_dir.join(STATE_FILE))?;
         let removals = self.removals(&self.running);
         let computed = self.compute_all(&self.running, &self.ids, |_| true)?;
         self.write(&computed, &removals)?;
@@ -347,7 +347,7 @@ impl Agent {
     fn commit(&mut self, config: Config, from_file: bool) -> Result<Vec<MovedSlots>> {
         let draft = self.draft(config)?;
         let file = if from_file { draft.config.clone() } else { self.from_file.clone() };
-        let state_path = self.options.runtime_dir.join("state.json");
+        let state_path = self.options.runtime_dir.join(STATE_FILE);
         State::new(self.generation + 1, file.clone(), draft.config.clone()).write(&state_path)?;
         let moved = self.commit_maps(&draft).inspect_err(|_| {
             let old = State::new(self.generation, self.from_file.clone(), self.running.clone());
@@ -441,7 +441,7 @@ impl Agent {
         self.from_file = self.running.clone();
         self.file = FileStatus { loaded_at: Some(now()), error: None };
         State::new(self.generation, self.from_file.clone(), self.running.clone())
-            .write(&self.options.runtime_dir.join("state.json"))
+            .write(&self.options.runtime_dir.join(STATE_FILE))
     }
 
     /// Attaches to every interface of a configuration.
