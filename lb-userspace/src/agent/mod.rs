@@ -19,7 +19,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::net::UnixListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,7 @@ use crate::{
     dataplane::{
         apply::Dataplane,
         forward::{Forward, Logger, Sizes},
+        inspect,
         maps::Maps,
         netlink::Netlink,
         pins::Pins,
@@ -100,6 +101,25 @@ pub fn run(options: &AgentOptions) -> Result<()> {
         log::error!("removing what the failed start left: {error:#}");
     }
     outcome
+}
+
+/// Ends all forwarding and removes every pin, and what agents keep in the runtime directory; false where nothing was
+/// pinned.
+///
+/// # Errors
+///
+/// Where an agent runs, be it one that does not answer.
+pub fn clean(runtime_dir: &Path, bpffs: &Path) -> Result<bool> {
+    if !runtime_dir.is_dir() {
+        return inspect::clean(bpffs);
+    }
+    let lock = Lock::take(runtime_dir)?;
+    let cleaned = inspect::clean(bpffs)?;
+    State::remove(&runtime_dir.join(STATE_FILE))?;
+    lock.remove()?;
+    // Somebody else may keep something there.
+    let _ = std::fs::remove_dir(runtime_dir);
+    Ok(cleaned)
 }
 
 /// Leaves no trace of a start that failed where there was nothing before: the next one begins with the file again.
