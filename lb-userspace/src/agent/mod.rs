@@ -28,7 +28,7 @@ use lb_common::{abi::forward, node::Node};
 
 use self::{
     checks::Checks,
-    core::{Agent, FileStatus, now},
+    core::{Agent, FileStatus},
     hops::Hops,
     interfaces::Interfaces,
     lock::Lock,
@@ -156,8 +156,6 @@ struct StartPlan {
     running: Config,
     from_file: Config,
     generation: u64,
-    /// The file as it is now, where it differs from what is to run at first.
-    file: Result<Config, String>,
 }
 
 impl StartPlan {
@@ -170,23 +168,11 @@ impl StartPlan {
         });
         // Without maps the state is that of a life long ago.
         let pinned = !Pins::forward(&options.bpffs).pinned_maps(&forward::MAPS).is_empty();
-        match (state.filter(|_| pinned), loaded) {
-            (Some(state), loaded) => Ok(Self {
-                running: state.running,
-                from_file: state.from_file,
-                generation: state.generation,
-                file: loaded.map_err(|error| error.to_string()),
-            }),
-            (None, loaded) => {
-                let config = loaded?;
-                Ok(Self {
-                    running: config.clone(),
-                    from_file: config.clone(),
-                    generation: 1,
-                    file: Ok(config),
-                })
-            }
+        if let Some(State { generation, from_file, running, .. }) = state.filter(|_| pinned) {
+            return Ok(Self { running, from_file, generation });
         }
+        let config = loaded?;
+        Ok(Self { running: config.clone(), from_file: config, generation: 1 })
     }
 }
 
@@ -257,7 +243,7 @@ async fn run_async(
         started: Instant::now(),
         running: plan.running,
         from_file: plan.from_file,
-        file: FileStatus { loaded_at: Some(now()), error: None },
+        file: FileStatus::taken(),
         generation: plan.generation,
         ids,
         plane,
@@ -271,18 +257,9 @@ async fn run_async(
     if adopted {
         log::info!("took over generation {} of an earlier agent", agent.generation);
     }
-    match plan.file {
-        Ok(file) if file != agent.from_file => agent.reload().await,
-        Ok(_) => {}
-        Err(error) => {
-            log::error!(
-                "the configuration file is refused; generation {} runs on:\n{error}",
-                agent.generation
-            );
-            agent.file.error = Some(error);
-        }
-    }
+    // Watched before it is read again, so that no change falls in between.
     let file = Watch::start(&options.config)?;
+    agent.reload(true).await;
     let (handle, requests) = ApiHandle::channel(64, ANSWER_WITHIN);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let api = tokio::spawn(server::serve(listener, handle, async {
