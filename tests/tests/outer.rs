@@ -203,7 +203,9 @@ fn run(two_arm: bool, gue_port: u16) {
         let way = Way::of(*case, &lab, two_arm);
         let capture = Capture::start(&lab.router, way.port).unwrap();
         let frames = frames(*case, maker);
-        frames.iter().for_each(|frame| sender.send(frame).unwrap());
+        for frame in &frames {
+            sender.send(frame).unwrap();
+        }
         total += frames.len() as u64;
         for sent in frames {
             let packet = Tunnelled::parse(&sent, gue_port).unwrap().outer.bytes;
