@@ -7,6 +7,9 @@
 //! Nothing in here may run another program to set something up, or leave anything outside the lab.
 
 pub mod capture;
+pub mod config;
+pub mod counters;
+pub mod frames;
 pub mod host;
 pub mod link;
 pub mod long_lived;
