@@ -70,7 +70,7 @@ pub(super) fn config(backends: &[Backend]) -> String {
         "[node]\ninterfaces = [\"eth0\"]\nflow_hash_key = \"576174746c696e65206f6e2073746167\"\n\
          source_v4 = \"{source_v4}\"\nsource_v6 = \"{source_v6}\"\n\n\
          [health]\ntype = \"http\"\npath = \"/healthz\"\nbody = \"ok\"\n\
-         interval_ms = 500\ntimeout_ms = 3000\nrise = 2\nfall = 3\n"
+         interval_ms = 700\ntimeout_ms = 700\nrise = 2\nfall = 3\n"
     );
     for Service { name, target, mode } in SERVICES {
         // Writing into a String cannot fail.

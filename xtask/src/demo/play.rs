@@ -15,7 +15,7 @@ use super::interrupt::{Interrupt, Interrupted};
 use super::observe::{History, Observation, Observer};
 use super::paint::{Line, Tone};
 use super::screen::Screen;
-use super::script::{Act, Sight};
+use super::script::{self, Act, Sight};
 use super::stage::{self, Stage};
 use super::summary::{self, OutageSummary, Summary};
 use super::traffic::{FRESH_PER_SECOND, LASTING, Log, Traffic};
@@ -29,6 +29,8 @@ const BEAT: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How much longer than planned the play may last, so that it ends with the backend back.
 const ENCORE: Duration = Duration::from_secs(30);
+/// Who got no packet for so long gets none any more.
+const QUIET: Duration = Duration::from_secs(1);
 /// Observed shares on the live picture are of the connections of so long.
 const LATELY: Duration = Duration::from_secs(4);
 
@@ -95,6 +97,7 @@ struct Show {
     act_began: Instant,
     outage: Option<Outage>,
     noticed: Option<Duration>,
+    quiet: bool,
     back: Option<Duration>,
     first: Option<Observation>,
     events: Vec<Event>,
@@ -116,6 +119,7 @@ impl Show {
             act_began: now,
             outage: None,
             noticed: None,
+            quiet: false,
             back: None,
             first: None,
             events: Vec::new(),
@@ -138,13 +142,13 @@ impl Show {
         self.started = Instant::now();
         self.act_began = self.started;
         self.tell(format!(
-            "traffic starts: {FRESH_PER_SECOND} new connections a second to each of {} services, and {} that stay open",
+            "traffic starts: to each of {} services {FRESH_PER_SECOND} short connections a second, and {LASTING} that last",
             SERVICES.len(),
-            LASTING as usize * SERVICES.len()
         ))?;
         while self.elapsed() < self.total || (self.act != Act::Back && self.elapsed() < self.total + ENCORE) {
             self.look_after()?;
             self.advance()?;
+            self.notice_quiet()?;
             if self.screen.is_due() {
                 let picture = self.picture();
                 self.screen.show(&picture)?;
@@ -190,6 +194,21 @@ impl Show {
         }
         self.act = next;
         self.act_began = now;
+        Ok(())
+    }
+
+    /// Says, once, that the backend that is out gets nothing any more.
+    fn notice_quiet(&mut self) -> Result<()> {
+        let Some(outage) = self.outage else { return Ok(()) };
+        if self.quiet || self.act != Act::Out || self.act_began.elapsed() < QUIET {
+            return Ok(());
+        }
+        let last = self.observer.history().last_packet_between(VICTIM, outage.from, Instant::now());
+        if last.is_none_or(|last| last.elapsed() >= QUIET) {
+            self.quiet = true;
+            let after = last.map_or(Duration::ZERO, |last| last - outage.from);
+            self.tell(script::quiet(after))?;
+        }
         Ok(())
     }
 

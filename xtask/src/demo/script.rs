@@ -99,6 +99,12 @@ impl Act {
     }
 }
 
+/// What to say when the backend has got its last packet, so long after its stop.
+pub(super) fn quiet(after: Duration) -> String {
+    let name = MEMBERS[VICTIM].name;
+    format!("traffic has moved: {name} got its last packet {:.1} s after its stop", after.as_secs_f64())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

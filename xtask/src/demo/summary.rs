@@ -155,7 +155,7 @@ impl Summary {
         }
         lines.extend([Line::default(), heading("Next")]);
         for (command, purpose) in HINTS {
-            lines.push(Line::new(Tone::Plain, format!("  {command:<47}")).and(Tone::Dim, *purpose));
+            lines.push(Line::new(Tone::Plain, format!("  {command:<46}")).and(Tone::Dim, *purpose));
         }
         lines
     }
@@ -247,7 +247,7 @@ impl Summary {
 /// What to try after the demo.
 const HINTS: &[(&str, &str)] = &[
     ("cargo xtask demo --seconds 60 -o json", "longer, for a program to read"),
-    ("cargo xtask test", "every test that needs only Rust and Linux"),
+    ("cargo xtask test", "all tests that need no tools"),
     ("target/debug/wattline doctor", "is this machine ready for XDP?"),
     ("target/debug/wattline config validate -f FILE", "check one of examples/*.toml"),
     ("target/debug/wattline --help", "all commands"),

@@ -1,7 +1,7 @@
-//! The client: fresh HTTP connections at a steady pace and some that stay open, every byte of every answer verified.
+//! The client: short HTTP connections at a steady pace and some that last, every byte of every answer verified.
 //!
-//! Nothing is retried: what fails is written down as it failed. A connection that was to stay open is followed by a new
-//! one, as a client's pool would do.
+//! Nothing is retried: what fails is written down as it failed. Lasting ones make many requests, over seconds; the next
+//! takes their place when they are done, or broken.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,11 +22,13 @@ use super::connections::Connection;
 
 /// Fresh connections to each service per second: two cores bear several times as many.
 pub(super) const FRESH_PER_SECOND: u32 = 60;
-/// Connections to each service that stay open.
-pub(super) const LASTING: u32 = 12;
-/// Pause between two requests on a connection that stays open.
+/// Connections to each service that last some seconds, at any time.
+pub(super) const LASTING: u32 = 24;
+/// Requests on the shortest of them, and how many more on the longest.
+const LASTING_REQUESTS: (u32, u32) = (12, 20);
+/// Pause between two requests on a connection that lasts.
 const LASTING_PAUSE: Duration = Duration::from_millis(250);
-/// Pause before a broken one is followed by another.
+/// Pause before the next one takes its place.
 const REOPEN_PAUSE: Duration = Duration::from_millis(250);
 /// Bytes of each answer: several packets.
 const ANSWER_BYTES: usize = 8_000;
@@ -201,15 +203,15 @@ async fn keep_opening(line: Arc<Line>, service: usize) {
     open.join_all().await;
 }
 
-/// Keeps one connection open and talking; after a failure another.
+/// One lasting connection after the other.
 async fn keep_talking(line: Arc<Line>, service: usize, index: u32) {
     for round in 0.. {
         let number = FIRST_LASTING + round * LASTING + index;
         let id = line.log.open(service, line.slot(service, number));
         let result = async {
             let mut http = Line::connect(service, number).await?;
-            for seed in 0.. {
-                line.ask(id, &mut http, seed).await?;
+            for seed in 0..requests(number) {
+                line.ask(id, &mut http, seed.into()).await?;
                 if line.is_stopped() {
                     break;
                 }
@@ -223,4 +225,11 @@ async fn keep_talking(line: Arc<Line>, service: usize, index: u32) {
             break;
         }
     }
+}
+
+/// How many requests a lasting connection makes: differing, so that they do not all end at once.
+fn requests(number: u32) -> u32 {
+    let (least, more) = LASTING_REQUESTS;
+    // Any step that shares no factor with the range visits all of it.
+    least + number.wrapping_mul(7) % (more + 1)
 }

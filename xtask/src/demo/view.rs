@@ -95,7 +95,7 @@ impl Picture {
 
     /// A screen of at most so many lines.
     pub(super) fn screen(&self, width: usize, height: usize) -> Vec<Line> {
-        let mut lines = vec![self.title(width), Line::default()];
+        let mut lines = vec![self.title(width), self.subtitle(), Line::default()];
         lines.extend(self.service_table());
         lines.push(Line::default());
         lines.extend(self.backend_table(width));
@@ -119,6 +119,13 @@ impl Picture {
             .and(Tone::Good, format!("  {}", "━".repeat(done)))
             .and(Tone::Dim, "━".repeat(rest - done))
             .and(Tone::Plain, format!("  {clock}"))
+    }
+
+    fn subtitle(&self) -> Line {
+        let packets = rate(self.packets_per_second);
+        Line::new(Tone::Dim, "XDP, native mode, on one load balancer: ")
+            .and(Tone::Plain, format!("{packets} packets/s"))
+            .and(Tone::Dim, "; answers go straight back")
     }
 
     fn service_table(&self) -> Vec<Line> {
