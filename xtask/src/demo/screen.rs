@@ -71,6 +71,7 @@ impl Screen {
         if self.terminal {
             return Ok(());
         }
+        self.drawn = Some(Instant::now());
         let width = self.width();
         event.lines(width).iter().try_for_each(|line| self.say(line))
     }

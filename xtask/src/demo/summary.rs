@@ -276,13 +276,18 @@ pub(super) fn backends(
             name: MEMBERS[member].name,
             site: MEMBERS[member].site,
             weight: MEMBERS[member].weight,
-            share: ring_shares[member],
-            observed_share: observed[member],
+            share: rounded(ring_shares[member]),
+            observed_share: rounded(observed[member]),
             healthy: healthy[member],
             connections: connections[member],
             packets: packets[member],
         })
         .collect()
+}
+
+/// To as many digits as mean something.
+fn rounded(share: f64) -> f64 {
+    (share * 10_000.0).round() / 10_000.0
 }
 
 /// The services' rows, from what was counted by service.
