@@ -11,6 +11,7 @@ pub mod host;
 pub mod link;
 pub mod long_lived;
 mod offload;
+pub mod packets;
 pub mod payload;
 pub mod peer;
 pub mod process;
