@@ -16,6 +16,7 @@ pub mod long_lived;
 pub mod neighbour;
 mod netlink;
 mod offload;
+pub mod packets;
 pub mod payload;
 pub mod peer;
 pub mod process;
