@@ -32,18 +32,17 @@ fn the_guide_works_as_printed_and_leaves_nothing() {
     let host = Host::new("guide").unwrap();
     let binary = wattline::binary().unwrap();
     let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let mut script = String::from("set -eu\n");
-    for block in blocks(GUIDE) {
-        script += &format!("echo '{MARK}'\n{block}\n");
-    }
+    let commands: Vec<_> =
+        blocks(GUIDE).into_iter().map(|block| format!("echo '{MARK}'\n{block}\n")).collect();
     // What could be left: files and mounts, namespaces, and processes other than this shell's own.
-    script += &format!("echo '{LEFT}'\nls /run\ngrep wattline /proc/mounts || true\nip netns list\n");
-    script += "cat /proc/[0-9]*/comm | grep -v -x -e sh -e cat -e grep || true\n";
+    let look = "ls /run\ngrep wattline /proc/mounts || true\nip netns list\n\
+                cat /proc/[0-9]*/comm | grep -v -x -e sh -e cat -e grep || true\n";
+    let script = format!("set -eu\n{}echo '{LEFT}'\n{look}", commands.concat());
     host.write("/run/guide.sh", &script).unwrap();
     // A process namespace of its own: whatever a failed run leaves in the background dies with it.
     let arguments = ["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "/run/guide.sh"];
     let output =
-        host.command("unshare").args(arguments).env("PATH", path).output(Duration::from_secs(300)).unwrap();
+        host.command("unshare").args(arguments).env("PATH", path).output(Duration::from_mins(5)).unwrap();
     let told = format!("{}\n{}", output.stdout, output.stderr);
     assert!(output.status.success(), "{told}");
 
