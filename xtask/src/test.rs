@@ -37,7 +37,19 @@ struct Foreign {
     tools: &'static [(&'static str, &'static str)],
 }
 
-const FOREIGN: [Foreign; 1] = [Foreign { test: "foreign_object", tools: &[("readelf", "binutils")] }];
+const FOREIGN: [Foreign; 2] = [
+    Foreign {
+        test: "foreign_guide",
+        tools: &[
+            ("ip", "iproute2"),
+            ("nsenter", "util-linux"),
+            ("unshare", "util-linux"),
+            ("curl", "curl"),
+            ("python3", "python3"),
+        ],
+    },
+    Foreign { test: "foreign_object", tools: &[("readelf", "binutils")] },
+];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
