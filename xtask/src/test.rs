@@ -99,13 +99,13 @@ fn missing_packages(present: impl Fn(&str) -> bool) -> Vec<&'static str> {
 }
 
 /// Finds a program as a shell would.
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// Builds the binary that the scenarios start, and returns where it is.
-fn build_wattline(root: &Path) -> Result<PathBuf> {
+pub(crate) fn build_wattline(root: &Path) -> Result<PathBuf> {
     let mut command = cargo(root);
     command.args(["build", "--locked", "--bin", "wattline"]);
     command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lb_common::{backend::Backend as Entry, service::ServiceKey};
 
-use super::{AgentOptions, checks::Checks, hops::Hops, interfaces::Interfaces, state::State};
+use super::{AgentOptions, STATE_FILE, checks::Checks, hops::Hops, interfaces::Interfaces, state::State};
 use crate::{
     api::{
         ApiError, Change, ErrorKind,
@@ -173,11 +173,15 @@ impl Agent {
         self.plane.keys().filter(|key| !keys.contains(key)).copied().collect()
     }
 
+    fn check_room(&self, config: &Config) -> Result<()> {
+        let size = |service: &Service| (service.backends.len() as u64, image::ring_slots(service).into());
+        self.plane.check_room(&config.services.iter().map(size).collect::<Vec<_>>())
+    }
+
     /// Works out what a change to `config` takes.
     fn draft(&self, config: Config) -> Result<Draft> {
         let (ids, released) = self.ids.update(&config)?;
-        let slots = config.services.iter().map(|service| u64::from(image::ring_slots(service))).sum();
-        self.plane.check_room(config.services.len(), config.backend_count(), slots)?;
+        self.check_room(&config)?;
         let everything = config.node != self.running.node;
         let computed = self.compute_all(&config, &ids, |service| {
             everything || self.running.service(&service.name) != Some(service)
@@ -244,22 +248,25 @@ impl Agent {
             self.plane.keys().filter_map(|key| self.plane.held(key)).flat_map(|held| held.backends).collect();
         self.hops.adopt(held.into_iter());
         self.checks.set_targets(&self.running).await;
-        self.update_devices(&addresses);
+        self.add_devices(&addresses);
         let known = self.ids.counters().clone();
         let (ids, _) = self.ids.update(&self.running)?;
         let fresh: Vec<u32> = ids.counters().difference(&known).copied().collect();
         self.plane.clear_counters(&fresh)?;
         self.ids = ids;
         State::new(self.generation, self.from_file.clone(), self.running.clone())
-            .write(&self.options.runtime_dir.join("state.json"))?;
+            .write(&self.options.runtime_dir.join(STATE_FILE))?;
+        if !adopted {
+            self.check_room(&self.running)?;
+        }
         let removals = self.removals(&self.running);
         let computed = self.compute_all(&self.running, &self.ids, |_| true)?;
         self.write(&computed, &removals)?;
         self.remember(computed);
+        self.update_devices(&addresses);
         if adopted {
             // What forwards already must not wait for an interface that is missing at the moment.
-            let node = self.running.node.clone();
-            self.interfaces.keep(self.hops.netlink(), &node.interfaces, node.xdp_mode).await;
+            self.keep_interfaces().await;
         } else {
             self.attach_all(&self.running.clone()).await?;
         }
@@ -287,7 +294,9 @@ impl Agent {
         }
         let mut addresses = Self::addresses(&config);
         addresses.extend(Self::addresses(&self.running));
-        self.hops.refresh(&addresses).await.map_err(|error| kernel(&error))?;
+        let moved = self.hops.refresh(&addresses).await.map_err(|error| kernel(&error))?;
+        // Whatever becomes of this change: what was just learnt must reach the services that run.
+        self.stale.extend(self.services_with(&moved));
         if dry_run {
             let draft = self.draft(config).map_err(|error| kernel(&error))?;
             return Ok(self.result(diff, true, self.moved(&draft)));
@@ -295,21 +304,28 @@ impl Agent {
         let before = self.interfaces.status().into_iter().map(|status| status.name).collect::<Vec<_>>();
         if let Err(error) = self.attach_all(&config).await {
             self.detach_new(&before);
+            self.keep_interfaces().await;
             return Err(kernel(&error));
         }
+        let healthy = self.checks.healthy();
         self.checks.set_targets(&config).await;
         // Before any ring names a backend behind a new interface.
-        self.update_devices(&addresses);
+        self.add_devices(&addresses);
         match self.commit(config, from_file) {
             Ok(moved) => {
+                if let Err(error) = self.refresh(&BTreeSet::new()) {
+                    log::error!("following routes and neighbours: {error:#}");
+                }
                 self.drop_interfaces();
                 self.update_devices(&Self::addresses(&self.running));
                 Ok(self.result(diff, false, moved))
             }
             Err(error) => {
                 let running = self.running.clone();
+                self.checks.adopt(healthy);
                 self.checks.set_targets(&running).await;
                 self.detach_new(&before);
+                self.keep_interfaces().await;
                 if let Err(again) = self.go_back() {
                     log::error!("going back to the running configuration: {again:#}");
                 }
@@ -347,7 +363,7 @@ impl Agent {
     fn commit(&mut self, config: Config, from_file: bool) -> Result<Vec<MovedSlots>> {
         let draft = self.draft(config)?;
         let file = if from_file { draft.config.clone() } else { self.from_file.clone() };
-        let state_path = self.options.runtime_dir.join("state.json");
+        let state_path = self.options.runtime_dir.join(STATE_FILE);
         State::new(self.generation + 1, file.clone(), draft.config.clone()).write(&state_path)?;
         let moved = self.commit_maps(&draft).inspect_err(|_| {
             let old = State::new(self.generation, self.from_file.clone(), self.running.clone());
@@ -441,7 +457,7 @@ impl Agent {
         self.from_file = self.running.clone();
         self.file = FileStatus { loaded_at: Some(now()), error: None };
         State::new(self.generation, self.from_file.clone(), self.running.clone())
-            .write(&self.options.runtime_dir.join("state.json"))
+            .write(&self.options.runtime_dir.join(STATE_FILE))
     }
 
     /// Attaches to every interface of a configuration.
@@ -450,6 +466,13 @@ impl Agent {
             self.interfaces.attach(self.hops.netlink(), name, config.node.xdp_mode).await?;
         }
         Ok(())
+    }
+
+    /// Brings the interfaces to what the running configuration says; what cannot be is reported in the status. Also the
+    /// way back from a refused change, which may have tried another mode.
+    pub(super) async fn keep_interfaces(&mut self) {
+        let node = &self.running.node;
+        self.interfaces.keep(self.hops.netlink(), &node.interfaces, node.xdp_mode).await;
     }
 
     fn detach_new(&mut self, before: &[String]) {
@@ -472,13 +495,32 @@ impl Agent {
         }
     }
 
-    /// Lets XDP redirect to every interface that these addresses are reached by.
-    pub(super) fn update_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
-        let hops = addresses.iter().filter_map(|address| self.hops.next_hop(*address));
-        let devices = hops.map(|hop| hop.ifindex).collect();
-        if let Err(error) = self.plane.set_devices(&devices) {
+    fn devices(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+        addresses.iter().filter_map(|address| self.hops.next_hop(*address)).map(|hop| hop.ifindex).collect()
+    }
+
+    /// Lets XDP redirect to every interface that these addresses are reached by, besides those that it may.
+    fn add_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if let Err(error) = self.plane.add_devices(&self.devices(addresses)) {
             log::error!("{error:#}");
         }
+    }
+
+    /// Lets XDP redirect to every interface that these addresses are reached by, and to no other: only when no backend's
+    /// entry names one of those any more.
+    pub(super) fn update_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if let Err(error) = self.plane.set_devices(&self.devices(addresses)) {
+            log::error!("{error:#}");
+        }
+    }
+
+    /// The running services with a backend at one of these addresses.
+    fn services_with(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<String> {
+        let services = self.running.services.iter();
+        services
+            .filter(|service| service.backends.iter().any(|backend| addresses.contains(&backend.address)))
+            .map(|service| service.name.clone())
+            .collect()
     }
 
     /// Asks the kernel anew about every backend's next hop, and brings the services of those that changed up to date.
@@ -488,12 +530,9 @@ impl Agent {
         if changed.is_empty() {
             return Ok(());
         }
+        self.add_devices(&addresses);
+        self.refresh(&self.services_with(&changed))?;
         self.update_devices(&addresses);
-        let services = self.running.services.iter();
-        let touched = services
-            .filter(|service| service.backends.iter().any(|backend| changed.contains(&backend.address)))
-            .map(|service| service.name.clone())
-            .collect();
-        self.refresh(&touched)
+        Ok(())
     }
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use lb_common::node::Node;
+use lb_common::{abi::forward, node::Node};
 
 use self::{
     checks::Checks,
@@ -63,6 +63,8 @@ pub struct AgentOptions {
     pub check: bool,
 }
 
+/// The agent's memory, in the runtime directory.
+const STATE_FILE: &str = "state.json";
 /// How long a request waits for the agent's answer.
 const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
@@ -83,16 +85,30 @@ pub fn run(options: &AgentOptions) -> Result<()> {
     let _lock = Lock::take(&options.runtime_dir)?;
     let plan = StartPlan::make(options, loaded)?;
     let pins = Pins::forward(&options.bpffs);
+    let found = pins.pinned_maps(&forward::MAPS).len();
+    let fresh = found < forward::MAPS.len() && pins.linked_interfaces()?.is_empty();
     // Mounting a bpffs and giving the socket to a group are the last things that need more than the three capabilities.
     pins.prepare()?;
     let listener = server::bind(&options.socket)?;
     let outcome = run_with_privileges(options, plan, &pins, listener);
     let _ = std::fs::remove_file(&options.socket);
-    if outcome.is_err() && pins.linked_interfaces().is_ok_and(|links| links.is_empty()) {
-        // Nothing forwards, so nothing is lost by leaving no trace of a failed start.
-        pins.remove()?;
+    // What was there before is left as it is, whatever is wrong with it.
+    if outcome.is_err()
+        && fresh
+        && let Err(error) = forget(options, &pins)
+    {
+        log::error!("removing what the failed start left: {error:#}");
     }
     outcome
+}
+
+/// Leaves no trace of a start that failed where there was nothing before: the next one begins with the file again.
+fn forget(options: &AgentOptions, pins: &Pins) -> Result<()> {
+    for interface in pins.linked_interfaces()? {
+        pins.unpin_link(&interface)?;
+    }
+    pins.remove()?;
+    State::remove(&options.runtime_dir.join(STATE_FILE))
 }
 
 fn run_with_privileges(
@@ -128,11 +144,12 @@ impl StartPlan {
     /// An earlier agent's running configuration comes first, so that what it pinned is taken over unchanged; the file
     /// follows as a reload. Without it the file is all there is, and must be valid.
     fn make(options: &AgentOptions, loaded: Result<Config, config::ConfigError>) -> Result<Self> {
-        let state = State::read(&options.runtime_dir.join("state.json")).unwrap_or_else(|error| {
+        let state = State::read(&options.runtime_dir.join(STATE_FILE)).unwrap_or_else(|error| {
             log::error!("{error:#}; going on without it");
             None
         });
-        let pinned = Pins::forward(&options.bpffs).exists();
+        // Without maps the state is that of a life long ago.
+        let pinned = !Pins::forward(&options.bpffs).pinned_maps(&forward::MAPS).is_empty();
         match (state.filter(|_| pinned), loaded) {
             (Some(state), loaded) => Ok(Self {
                 running: state.running,

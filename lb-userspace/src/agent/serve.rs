@@ -12,7 +12,6 @@ use tokio::{
 use super::{core::Agent, watch::Watch};
 use crate::{
     api::{ApiError, Reply, Request},
-    config::Config,
     dataplane::netlink::{Change, Changes},
     health::Transition,
 };
@@ -56,7 +55,7 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
             }
             change = sources.network.next() => {
                 if change.touches(Change::LINK) {
-                    keep_interfaces(agent).await;
+                    agent.keep_interfaces().await;
                 }
                 report("following routes and neighbours", agent.follow_routes().await);
             }
@@ -67,7 +66,7 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
             _ = hangup.recv() => agent.reload().await,
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
-                keep_interfaces(agent).await;
+                agent.keep_interfaces().await;
                 if agent.hops.any_unknown() || ticks.is_multiple_of(TICKS_TO_LOOK) {
                     report("following routes and neighbours", agent.follow_routes().await);
                 }
@@ -97,11 +96,6 @@ fn note(agent: &mut Agent, transition: &Transition) -> String {
     }
     agent.checks.note(transition);
     transition.id.service.clone()
-}
-
-async fn keep_interfaces(agent: &mut Agent) {
-    let Config { node, .. } = &agent.running;
-    agent.interfaces.keep(agent.hops.netlink(), &node.interfaces, node.xdp_mode).await;
 }
 
 /// Answers; somebody who no longer waits is no error.
