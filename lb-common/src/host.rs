@@ -153,7 +153,7 @@ pub struct MemoryDecapTables {
 
 impl DecapTables for MemoryDecapTables {
     fn node(&self) -> Option<&DecapNode> {
-        self.node.as_ref()
+        self.node.as_ref().filter(|node| node.ready == Node::READY)
     }
 
     fn allowed(&self, family: Family, source: &AddressBytes) -> bool {

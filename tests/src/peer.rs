@@ -1,4 +1,4 @@
-//! XDP programs of two instructions that do the same with every frame, in native mode.
+//! XDP programs of two instructions that do the same with every frame.
 //!
 //! The one that matters passes: a veth takes frames that its peer sends with `XDP_TX` or a redirect only if it runs an
 //! XDP program itself; without one they vanish, although they are counted as sent. The programs are fixed here and must
@@ -20,7 +20,6 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_ATTACH_TYPE_XDP: u32 = 37;
 /// Says that the program copes with multi-buffer frames, which lifts the limit on the peer's MTU.
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
-const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// What is done with every frame; the numbers are the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +30,15 @@ pub enum Action {
     Pass = 2,
     /// Sends it back unchanged where it came from.
     Tx = 3,
+}
+
+/// Where in its way a frame meets the program; the numbers are the kernel's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// After the kernel has made a socket buffer of it: works everywhere, slowly.
+    Generic = 1 << 1,
+    /// In the driver.
+    Native = 1 << 2,
 }
 
 /// The part of `union bpf_attr` that loading a program reads.
@@ -93,6 +101,11 @@ pub struct FixedProgram {
 impl FixedProgram {
     /// Attaches to an interface of the host, in native mode. Fails where another program is attached.
     pub fn attach(host: &Host, interface: &str, action: Action) -> Result<Self> {
+        Self::attach_in(Mode::Native, host, interface, action)
+    }
+
+    /// Attaches to an interface of the host. Fails where another program is attached.
+    pub fn attach_in(mode: Mode, host: &Host, interface: &str, action: Action) -> Result<Self> {
         let index = host.link(interface).index()?;
         let link = host.run(|| {
             let program = load(action)?;
@@ -100,7 +113,7 @@ impl FixedProgram {
                 prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
                 target_ifindex: index,
                 attach_type: BPF_ATTACH_TYPE_XDP,
-                flags: XDP_FLAGS_DRV_MODE,
+                flags: mode as u32,
             };
             // The link keeps the program alive.
             bpf(BPF_LINK_CREATE, &attr)

@@ -290,15 +290,16 @@ impl AsyncWrite for Abrupt {
     }
 }
 
-/// An open HTTP connection.
-pub(crate) struct Connection {
+/// An open HTTP connection, for callers that pace their own traffic; on a thread of the client host, inside a runtime.
+#[derive(Debug)]
+pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     source: SocketAddr,
 }
 
 impl Connection {
     /// Connects. The task that drives the connection lives on the current runtime and ends with this value.
-    pub(crate) async fn open(target: SocketAddr, source: Option<SocketAddr>) -> Result<Self> {
+    pub async fn open(target: SocketAddr, source: Option<SocketAddr>) -> Result<Self> {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         if let Some(source) = source {
@@ -315,7 +316,7 @@ impl Connection {
     }
 
     /// One request and its verified answer; the backend must also have seen the client's true address.
-    pub(crate) async fn exchange(&mut self, bytes: usize, seed: u64) -> Result<Reply> {
+    pub async fn exchange(&mut self, bytes: usize, seed: u64) -> Result<Reply> {
         let request =
             Request::get(format!("/bytes/{bytes}?seed={seed}")).header("host", "lab").body(Full::default())?;
         self.sender.ready().await.context("the connection is closed")?;
