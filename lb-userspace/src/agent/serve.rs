@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{core::Agent, watch::Watch};
@@ -21,8 +21,10 @@ const TICK: Duration = Duration::from_secs(5);
 /// After so many ticks all ways are looked at again, though nothing was heard of a change: the kernel lets neighbours
 /// that only XDP talks to go stale, and asking keeps them.
 const TICKS_TO_LOOK: u32 = 6;
-/// Editors write a file in several steps; this is how long one waits for the last.
+/// Editors write a file in several steps: it is read when nothing has happened to it for this long.
 const SETTLE: Duration = Duration::from_millis(100);
+/// But somebody may write into its directory all the time.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 
 /// Where events come from.
 pub(super) struct Sources {
@@ -40,6 +42,7 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ticks = 0u32;
+    let mut settling: Option<Settling> = None;
     // systemd wants a sign of life twice as often as it looks.
     let mut alive =
         interval(sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |period| period / 2));
@@ -60,7 +63,10 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
                 report("following routes and neighbours", agent.follow_routes().await);
             }
             () = sources.file.changed() => {
-                sleep(SETTLE).await;
+                settling = Some(Settling::again(settling));
+            }
+            () = settled(settling) => {
+                settling = None;
                 agent.reload(false).await;
             }
             _ = hangup.recv() => agent.reload(true).await,
@@ -80,6 +86,29 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// A file that is being written.
+#[derive(Clone, Copy)]
+struct Settling {
+    first: Instant,
+    last: Instant,
+}
+
+impl Settling {
+    /// Something happened to the file.
+    fn again(before: Option<Self>) -> Self {
+        let last = Instant::now();
+        Self { first: before.map_or(last, |before| before.first), last }
+    }
+}
+
+/// Waits until the file may be read; for ever where nothing happened to it.
+async fn settled(settling: Option<Settling>) {
+    match settling {
+        Some(Settling { first, last }) => sleep_until((last + SETTLE).min(first + SETTLE_AT_MOST)).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn report(what: &str, result: Result<()>) {

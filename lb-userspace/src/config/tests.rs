@@ -102,6 +102,18 @@ fn every_field_is_read() {
 }
 
 #[test]
+fn an_empty_file_is_nothing_that_anybody_meant() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for text in ["", " \n\t\n"] {
+        std::fs::write(file.path(), text).unwrap();
+        let error = load(file.path()).unwrap_err().to_string();
+        assert!(error.contains(":1:1: the file is empty"), "{error}");
+    }
+    std::fs::write(file.path(), "[node]").unwrap();
+    assert_eq!(load(file.path()).unwrap(), Config::default());
+}
+
+#[test]
 fn an_empty_text_is_the_default_configuration() {
     assert_eq!(parse("", "c.toml").unwrap(), Config::default());
     assert_eq!(parse("# nothing\n", "c.toml").unwrap(), Config::default());
