@@ -4,7 +4,7 @@
 
 use std::io;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 
 /// What the driver of an interface can do now: bits of `enum netdev_xdp_act` in linux/netdev.h. Drivers change them
 /// with their settings, so this is the truth about the interface as it stands.
