@@ -112,6 +112,12 @@ impl Pins {
     /// Removes every pin of this directory, and the directories above it that are empty then. What a link still holds
     /// lives on until that link is gone, so links must go first.
     pub fn remove(&self) -> Result<()> {
+        // Before the maps: a program without them must never be found again.
+        if let Err(error) = fs::remove_file(self.program())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("removing {}", self.program().display()));
+        }
         remove_tree(&self.root)?;
         let wattline = self.bpffs.join("wattline");
         let mut above = self.root.parent();

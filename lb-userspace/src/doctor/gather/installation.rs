@@ -85,7 +85,8 @@ impl Pins {
         });
         let decap = decap::status(bpffs, None).map(|found| {
             let links = found.into_iter().map(|status| {
-                let running = crate::dataplane::xdp_program_of(&status.interface).ok().flatten();
+                let running =
+                    crate::dataplane::xdp_of(&status.interface).ok().flatten().and_then(|xdp| xdp.program_id);
                 let problem = match running {
                     Some(id) if id == status.program_id => None,
                     Some(id) => Some(format!("another XDP program runs there (id {id})")),
