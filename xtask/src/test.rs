@@ -45,6 +45,7 @@ const FOREIGN: [Foreign; 2] = [
             ("nsenter", "util-linux"),
             ("unshare", "util-linux"),
             ("curl", "curl"),
+            ("ethtool", "ethtool"),
             ("python3", "python3"),
         ],
     },
