@@ -172,6 +172,8 @@ fn real_connections_follow_the_ring_and_so_the_weights() {
             service.backend(name, lab.backend(name).v4.into(), *weight)
         });
     let _agent = counters::balance(&lab, &Config::new().service(service)).unwrap();
+    // Where nothing works this ends before 20,000 connections have waited in vain.
+    Flows::tcp(target, 64).run(&lab.client).unwrap().expect_all();
     let report = Flows::tcp(target, CONNECTIONS).run(&lab.client).unwrap().expect_all();
 
     let owners = owners(&weights, slots);

@@ -51,6 +51,8 @@ enum Output {
     Json,
 }
 
+/// The option with which the demo starts itself again.
+const BUILT: &str = "--built";
 /// Exit code after an interrupt, as shells count: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -77,7 +79,7 @@ fn become_root() -> anyhow::Error {
         Ok(own) => own,
         Err(error) => return error,
     };
-    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let error = Command::new("sudo").arg("-E").arg(own).args(arguments).arg("--built").exec();
+    let arguments: Vec<OsString> = env::args_os().skip(1).filter(|argument| argument != BUILT).collect();
+    let error = Command::new("sudo").arg("-E").arg(own).args(arguments).arg(BUILT).exec();
     anyhow::Error::new(error).context("cannot run sudo")
 }

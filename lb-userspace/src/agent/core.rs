@@ -47,6 +47,15 @@ pub(super) struct FileStatus {
     pub(super) loaded_at: Option<u64>,
     /// Why it was refused.
     pub(super) error: Option<String>,
+    /// What was refused although it is valid: something else stood in the way.
+    refused: Option<Config>,
+}
+
+impl FileStatus {
+    /// Read just now, and nothing wrong with it.
+    pub(super) fn taken() -> Self {
+        Self { loaded_at: Some(now()), error: None, refused: None }
+    }
 }
 
 /// The single owner of everything.
@@ -422,29 +431,33 @@ impl Agent {
         self.change(config, if_generation, dry_run, false).await
     }
 
-    /// Takes a configuration file's new content.
-    pub(super) async fn reload(&mut self) {
+    /// Takes a configuration file's new content. One that was refused is tried again only when somebody `insists`: its
+    /// directory stirs for many reasons, and trying may disturb an interface.
+    pub(super) async fn reload(&mut self, insists: bool) {
         let loaded = crate::config::load(&self.options.config);
+        let refused = loaded.as_ref().ok().cloned();
         let outcome = match loaded {
+            Ok(config) if !insists && self.file.refused.as_ref() == Some(&config) => return,
             Ok(config) if config == self.from_file => {
-                self.file = FileStatus { loaded_at: Some(now()), error: None };
+                self.file = FileStatus::taken();
                 return;
             }
             Ok(config) => self.change(config, None, false, true).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.file.loaded_at = Some(now());
         match outcome {
             Ok(result) => {
-                self.file.error = None;
+                self.file = FileStatus::taken();
                 log::info!("{}: generation {} runs", self.options.config.display(), result.generation);
             }
             Err(error) => {
-                log::error!(
-                    "the configuration file is refused; generation {} runs on:\n{error}",
-                    self.generation
-                );
-                self.file.error = Some(error);
+                if self.file.error.as_ref() != Some(&error) {
+                    log::error!(
+                        "the configuration file is refused; generation {} runs on:\n{error}",
+                        self.generation
+                    );
+                }
+                self.file = FileStatus { loaded_at: Some(now()), error: Some(error), refused };
             }
         }
     }
@@ -455,7 +468,7 @@ impl Agent {
         crate::config::file::write_atomic(path, self.running.to_toml().as_bytes())
             .with_context(|| format!("writing {}", path.display()))?;
         self.from_file = self.running.clone();
-        self.file = FileStatus { loaded_at: Some(now()), error: None };
+        self.file = FileStatus::taken();
         State::new(self.generation, self.from_file.clone(), self.running.clone())
             .write(&self.options.runtime_dir.join(STATE_FILE))
     }

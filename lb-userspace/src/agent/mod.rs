@@ -19,7 +19,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::net::UnixListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -28,7 +28,7 @@ use lb_common::{abi::forward, node::Node};
 
 use self::{
     checks::Checks,
-    core::{Agent, FileStatus, now},
+    core::{Agent, FileStatus},
     hops::Hops,
     interfaces::Interfaces,
     lock::Lock,
@@ -42,6 +42,7 @@ use crate::{
     dataplane::{
         apply::Dataplane,
         forward::{Forward, Logger, Sizes},
+        inspect,
         maps::Maps,
         netlink::Netlink,
         pins::Pins,
@@ -102,6 +103,25 @@ pub fn run(options: &AgentOptions) -> Result<()> {
     outcome
 }
 
+/// Ends all forwarding and removes every pin, and what agents keep in the runtime directory; false where nothing was
+/// pinned.
+///
+/// # Errors
+///
+/// Where an agent runs, be it one that does not answer.
+pub fn clean(runtime_dir: &Path, bpffs: &Path) -> Result<bool> {
+    if !runtime_dir.is_dir() {
+        return inspect::clean(bpffs);
+    }
+    let lock = Lock::take(runtime_dir)?;
+    let cleaned = inspect::clean(bpffs)?;
+    State::remove(&runtime_dir.join(STATE_FILE))?;
+    lock.remove()?;
+    // Somebody else may keep something there.
+    let _ = std::fs::remove_dir(runtime_dir);
+    Ok(cleaned)
+}
+
 /// Leaves no trace of a start that failed where there was nothing before: the next one begins with the file again.
 fn forget(options: &AgentOptions, pins: &Pins) -> Result<()> {
     for interface in pins.linked_interfaces()? {
@@ -136,8 +156,6 @@ struct StartPlan {
     running: Config,
     from_file: Config,
     generation: u64,
-    /// The file as it is now, where it differs from what is to run at first.
-    file: Result<Config, String>,
 }
 
 impl StartPlan {
@@ -150,23 +168,11 @@ impl StartPlan {
         });
         // Without maps the state is that of a life long ago.
         let pinned = !Pins::forward(&options.bpffs).pinned_maps(&forward::MAPS).is_empty();
-        match (state.filter(|_| pinned), loaded) {
-            (Some(state), loaded) => Ok(Self {
-                running: state.running,
-                from_file: state.from_file,
-                generation: state.generation,
-                file: loaded.map_err(|error| error.to_string()),
-            }),
-            (None, loaded) => {
-                let config = loaded?;
-                Ok(Self {
-                    running: config.clone(),
-                    from_file: config.clone(),
-                    generation: 1,
-                    file: Ok(config),
-                })
-            }
+        if let Some(State { generation, from_file, running, .. }) = state.filter(|_| pinned) {
+            return Ok(Self { running, from_file, generation });
         }
+        let config = loaded?;
+        Ok(Self { running: config.clone(), from_file: config, generation: 1 })
     }
 }
 
@@ -237,7 +243,7 @@ async fn run_async(
         started: Instant::now(),
         running: plan.running,
         from_file: plan.from_file,
-        file: FileStatus { loaded_at: Some(now()), error: None },
+        file: FileStatus::taken(),
         generation: plan.generation,
         ids,
         plane,
@@ -251,18 +257,9 @@ async fn run_async(
     if adopted {
         log::info!("took over generation {} of an earlier agent", agent.generation);
     }
-    match plan.file {
-        Ok(file) if file != agent.from_file => agent.reload().await,
-        Ok(_) => {}
-        Err(error) => {
-            log::error!(
-                "the configuration file is refused; generation {} runs on:\n{error}",
-                agent.generation
-            );
-            agent.file.error = Some(error);
-        }
-    }
+    // Watched before it is read again, so that no change falls in between.
     let file = Watch::start(&options.config)?;
+    agent.reload(true).await;
     let (handle, requests) = ApiHandle::channel(64, ANSWER_WITHIN);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let api = tokio::spawn(server::serve(listener, handle, async {

@@ -61,9 +61,9 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
             }
             () = sources.file.changed() => {
                 sleep(SETTLE).await;
-                agent.reload().await;
+                agent.reload(false).await;
             }
-            _ = hangup.recv() => agent.reload().await,
+            _ = hangup.recv() => agent.reload(true).await,
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 agent.keep_interfaces().await;

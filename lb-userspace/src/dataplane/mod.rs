@@ -9,6 +9,7 @@ pub mod forward;
 mod grace;
 pub mod inspect;
 mod layout;
+mod link;
 mod mapped;
 pub mod maps;
 pub mod netlink;

@@ -8,7 +8,7 @@ use lb_userspace::config::{Mode, Protocol};
 
 use super::{
     build::{self, Wanted, to, with},
-    world::{ANY_PORT_HOST, FAULTY_HOST, INGRESS, Kind, MTU, NARROW, NO_DEVICE, Setting, vip},
+    world::{ANY_PORT_HOST, FAULTY_HOST, Kind, MTU, NARROW, Setting, vip},
 };
 
 mod refused;
@@ -248,5 +248,3 @@ fn destinations(cases: &mut Cases, v6: bool) {
         cases.sent(name, frame, kind.service(Protocol::Tcp));
     }
 }
-
-const _: () = assert!(INGRESS != NO_DEVICE);

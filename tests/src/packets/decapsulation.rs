@@ -167,10 +167,8 @@ fn removed(cases: &mut Vec<Case>, wrap: Wrap) {
     add(", nothing but a header inside", wrap.around(header), only);
     let lengths = with(client.clone(), ETHERNET + 2, &[0xff, 0xff]);
     add(", inner lengths are the kernel's business", wrap.around(&lengths[ETHERNET..]), lengths);
-    let tunnel = [wrap.around(inner)[ETHERNET..].to_vec(), vec![]].concat();
     let double = Wrap { inner_v6: wrap.v6, ..wrap };
-    let inside = wrap.around(inner);
-    add(", one layer of two", double.around(&tunnel), inside);
+    add(", one layer of two", double.around(&wrap.around(inner)[ETHERNET..]), wrap.around(inner));
     if !wrap.v6 {
         let frame = with(wrap.around(inner), ETHERNET + 10, &[0xde, 0xad]);
         add(", outer header checksum is the driver's business", frame, client.clone());

@@ -71,35 +71,41 @@ impl Balancer {
         maps.set_devices(&tables.devices.iter().copied().collect())?;
         let program = Xdp::from_pin(pins.program(), XdpAttachType::Interface)?;
         let counters = vec![Counter::default(); maps.counters_capacity() as usize];
-        let mut balancer = Self { program, maps, _forward: forward, counters, reasons: Vec::new() };
-        balancer.moved()?;
-        Ok(balancer)
+        Ok(Self { program, maps, _forward: forward, counters, reasons: Vec::new() })
     }
 
-    /// Sends a frame through the program and tells everything that it did. `room` is how many bytes may be put in front;
-    /// `None`: all of [`ROOM`].
-    pub fn run(&mut self, bytes: &[u8], room: Option<usize>) -> Result<Observed> {
+    /// Sends a frame through the program and tells what it did. `room` is how many bytes may be put in front; `None`:
+    /// all of [`ROOM`]. Of the counters, which are many, it looks at those in `likely`; see [`Balancer::surprises`].
+    pub fn run(
+        &mut self,
+        bytes: &[u8],
+        room: Option<usize>,
+        likely: impl IntoIterator<Item = u32>,
+    ) -> Result<Observed> {
         let (verdict, frame) = run(&self.program, bytes, room)?;
-        let (counters, reasons) = self.moved()?;
-        Ok(Observed { verdict, frame, counters, reasons })
-    }
-
-    /// What moved since the last call.
-    fn moved(&mut self) -> Result<(BTreeMap<u32, Counter>, BTreeMap<u32, u64>)> {
-        let mut counters = BTreeMap::new();
-        for (index, before) in (0..).zip(&mut self.counters) {
-            let now = self.maps.counter(index)?;
-            if now != *before {
-                let moved =
-                    Counter { packets: now.packets - before.packets, bytes: now.bytes - before.bytes };
-                counters.insert(index, moved);
-                *before = now;
-            }
-        }
+        let counters = self.counters_moved(likely)?;
         let now: Vec<u64> = self.maps.reasons()?.into_iter().map(|(_, packets)| packets).collect();
         let reasons = differences(&self.reasons, &now);
         self.reasons = now;
-        Ok((counters, reasons))
+        Ok(Observed { verdict, frame, counters, reasons })
+    }
+
+    /// Counters that moved without having been likely to, in any run since the last call.
+    pub fn surprises(&mut self) -> Result<BTreeMap<u32, Counter>> {
+        self.counters_moved(0..self.maps.counters_capacity())
+    }
+
+    fn counters_moved(&mut self, among: impl IntoIterator<Item = u32>) -> Result<BTreeMap<u32, Counter>> {
+        let mut moved = BTreeMap::new();
+        for index in among {
+            let now = self.maps.counter(index)?;
+            let before = std::mem::replace(&mut self.counters[index as usize], now);
+            if now != before {
+                let by = Counter { packets: now.packets - before.packets, bytes: now.bytes - before.bytes };
+                moved.insert(index, by);
+            }
+        }
+        Ok(moved)
     }
 }
 

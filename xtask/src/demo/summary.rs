@@ -151,7 +151,7 @@ impl Summary {
         lines.push(Line::default());
         lines.extend(self.backend_table());
         for example in &self.unexplained_examples {
-            lines.push(Line::new(Tone::Bad, "unexplained  ").and(Tone::Plain, example.as_str()));
+            lines.extend(fact("unexplained", Tone::Bad, example, width));
         }
         lines.extend([Line::default(), heading("Next")]);
         for (command, purpose) in HINTS {

@@ -52,6 +52,12 @@ impl Timeline {
         self.slots
     }
 
+    /// Backends by name, for people.
+    pub(super) fn names(&self, backends: impl IntoIterator<Item = usize>) -> String {
+        let names = backends.into_iter().filter_map(|index| self.backends.get(index));
+        names.map(|backend| backend.name.as_str()).collect::<Vec<_>>().join(" or ")
+    }
+
     /// Notes which backends the ring holds, as answered at `answered` to a question asked at `asked`.
     pub(super) fn note(&mut self, asked: Instant, answered: Instant, holds: &[bool]) -> Result<()> {
         let before = self.last_asked.replace(asked);

@@ -22,6 +22,8 @@ use super::connections::Connection;
 
 /// Fresh connections to each service per second: two cores bear several times as many.
 pub(super) const FRESH_PER_SECOND: u32 = 60;
+/// Short connections to each service that may be open at once.
+const MOST_OPEN: usize = 64;
 /// Connections to each service that last some seconds, at any time.
 pub(super) const LASTING: u32 = 24;
 /// Requests on the shortest of them, and how many more on the longest.
@@ -178,11 +180,11 @@ async fn run(line: &Arc<Line>) {
     all.join_all().await;
 }
 
-/// Opens fresh connections at a steady pace, whatever becomes of them.
+/// Opens short connections at a steady pace, whatever becomes of them.
 async fn keep_opening(line: Arc<Line>, service: usize) {
     let mut tick = interval(Duration::from_secs(1) / FRESH_PER_SECOND);
-    // On a busy machine the pace suffers, not the machine.
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // What a busy machine could not open in time it opens as soon as it can.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut open = JoinSet::new();
     for number in 0.. {
         tick.tick().await;
@@ -190,6 +192,9 @@ async fn keep_opening(line: Arc<Line>, service: usize) {
             break;
         }
         while open.try_join_next().is_some() {}
+        if open.len() >= MOST_OPEN {
+            open.join_next().await;
+        }
         let line = Arc::clone(&line);
         open.spawn(async move {
             let id = line.log.open(service, line.slot(service, number));

@@ -47,7 +47,9 @@ pub(super) fn judge(connection: &Connection, timeline: &Timeline, outage: Option
         let owners = timeline.owners(slot, opened, at);
         if !owners.contains(&member) {
             return Verdict::Unexplained(format!(
-                "answered by backend {member}, but its slot {slot} belonged to {owners:?}"
+                "answered by {}, but its slot {slot} belonged to {}",
+                timeline.names([member]),
+                timeline.names(owners)
             ));
         }
     }
@@ -65,7 +67,7 @@ pub(super) fn judge(connection: &Connection, timeline: &Timeline, outage: Option
     } else if owners.len() > 1 {
         Verdict::Moved
     } else {
-        Verdict::Unexplained(format!("slot {slot} of {owners:?}: {failure}"))
+        Verdict::Unexplained(format!("to {}: {failure}", timeline.names(owners)))
     }
 }
 

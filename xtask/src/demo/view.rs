@@ -125,7 +125,7 @@ impl Picture {
         let packets = rate(self.packets_per_second);
         Line::new(Tone::Dim, "XDP, native mode, on one load balancer: ")
             .and(Tone::Plain, format!("{packets} packets/s"))
-            .and(Tone::Dim, "; answers go straight back")
+            .and(Tone::Dim, "; answers bypass it")
     }
 
     fn service_table(&self) -> Vec<Line> {

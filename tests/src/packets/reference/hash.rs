@@ -1,4 +1,4 @@
-//! The flow hash as `docs/flow-hash.md` defines it, in 128-bit arithmetic, SipHash included.
+//! The flow hash as `docs/flow-hash.md` defines it, in 128-bit arithmetic, `SipHash` included.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ pub fn flow_hash(key: &[u8; 16], flow: &Flow) -> u64 {
         let (one, other) = ((w[0] + k[0]) % TWO_32, (w[1] + k[1]) % TWO_32);
         one * other
     });
-    let mut h = products.sum::<u128>() % TWO_64 ^ expanded[5];
+    let mut h = (products.sum::<u128>() % TWO_64) ^ expanded[5];
     for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
         h = ((h ^ (h >> 33)) * factor) % TWO_64;
     }
@@ -58,7 +58,7 @@ fn words(address: IpAddr) -> Vec<u128> {
     bytes.chunks(4).map(|word| word.iter().fold(0, |n, &byte| n * 256 + u128::from(byte))).collect()
 }
 
-/// SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", section 2), of less than 8 bytes.
+/// SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012, section 2), of less than 8 bytes.
 fn siphash(key: &[u8; 16], message: &[u8]) -> u64 {
     let little = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
     let (k0, k1) = (little(&key[..8]), little(&key[8..]));
