@@ -11,6 +11,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -189,7 +190,22 @@ fn mount_bpffs(path: &Path) -> Result<()> {
     )
     .with_context(|| format!("mounting a bpffs at {}: try `mount -t bpf bpf {0}` as root", path.display()))?;
     log::info!("mounted a bpffs at {}", path.display());
+    if has_own_mounts() == Some(true) {
+        log::warn!(
+            "{} is mounted only for this process and its kin (as under `ip netns exec`): what is pinned there is gone \
+             with the last of them, and forwarding with it. Enter only the network: `nsenter --net=/run/netns/NAME`",
+            path.display()
+        );
+    }
     Ok(())
+}
+
+/// Whether this process has a mount namespace other than the machine's (or container's) first process; none where that
+/// may not be seen.
+pub fn has_own_mounts() -> Option<bool> {
+    let of =
+        |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).ok().map(|namespace| namespace.ino());
+    Some(of("1")? != of("self")?)
 }
 
 #[cfg(test)]
