@@ -5,8 +5,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// An entry of the `COUNTERS` map on one CPU: 16 bytes.
 ///
 /// A backend owns one entry: what was forwarded to it. A service owns two, side by side: what backends that have since
-/// left it had forwarded (kept by the agent, so that a service's total never falls), and what it dropped. A packet
-/// therefore costs one counter update, and totals are derived by the reader.
+/// left it had forwarded (kept by the agent, so that a service's total never falls), and what it dropped. The first two
+/// entries are the same for services that are gone. A packet therefore costs one counter update, and totals are derived
+/// by the reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Counter {

@@ -371,14 +371,13 @@ async fn a_backend_that_dies_and_comes_back_is_followed() {
             tokio::time::timeout(PLENTY, transitions.recv()).await.expect("a transition").expect("monitor");
         assert_eq!((&told.id, told.to), (&id, expected));
         seen.push(told.reason);
-        listener = match listener.take() {
-            Some(_) => None,
-            None => {
-                let socket = TcpSocket::new_v4().expect("socket");
-                socket.set_reuseaddr(true).expect("reuse");
-                socket.bind(address).expect("bind again");
-                Some(socket.listen(16).expect("listen again"))
-            }
+        listener = if listener.take().is_some() {
+            None
+        } else {
+            let socket = TcpSocket::new_v4().expect("socket");
+            socket.set_reuseaddr(true).expect("reuse");
+            socket.bind(address).expect("bind again");
+            Some(socket.listen(16).expect("listen again"))
         };
     }
     // The listener's own close resets a connection that nobody accepted; after that they are refused.

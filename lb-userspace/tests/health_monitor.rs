@@ -1,7 +1,7 @@
 //! The monitor's bookkeeping, with a scripted prober and a clock that only moves when everybody waits.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use lb_userspace::health::{
@@ -38,16 +38,20 @@ struct Inner {
 }
 
 impl Script {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no prober panics while it holds this")
+    }
+
     fn set(&self, port: u16, answer: Answer) {
-        self.0.lock().unwrap().answers.insert(port, answer);
+        self.inner().answers.insert(port, answer);
     }
 
     fn asked(&self, port: u16) -> u32 {
-        self.0.lock().unwrap().asked.get(&port).copied().unwrap_or(0)
+        self.inner().asked.get(&port).copied().unwrap_or(0)
     }
 
     fn running(&self) -> usize {
-        self.0.lock().unwrap().running
+        self.inner().running
     }
 }
 
@@ -56,7 +60,7 @@ struct Running(Script);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.0.lock().unwrap().running -= 1;
+        self.0.inner().running -= 1;
     }
 }
 
@@ -64,7 +68,7 @@ impl Prober for Script {
     async fn probe(&self, probe: Probe) -> Result<(), Failure> {
         let port = probe.address.port();
         let (answer, _running) = {
-            let mut inner = self.0.lock().unwrap();
+            let mut inner = self.inner();
             *inner.asked.entry(port).or_default() += 1;
             inner.running += 1;
             inner.most_running = inner.most_running.max(inner.running);
@@ -125,7 +129,7 @@ fn told(transitions: &mut UnboundedReceiver<Transition>) -> Vec<(TargetId, Healt
 async fn new_targets_are_asked_soon_and_then_at_their_interval() {
     let (monitor, mut transitions, script) = start(256);
     let mut long = target(2);
-    long.probe.interval = Duration::from_secs(3600);
+    long.probe.interval = Duration::from_hours(1);
     monitor.set_targets(vec![target(1), long]).await;
     assert_eq!((health(&monitor, 1), health(&monitor, 2)), (Health::Unknown, Health::Unknown));
     sleep(Duration::from_millis(1001)).await;
@@ -325,8 +329,8 @@ async fn never_more_probes_at_once_than_allowed() {
         script.set(port, Answer::After(Duration::from_millis(30)));
     }
     monitor.set_targets((1..=1000).map(target).collect()).await;
-    sleep(Duration::from_secs(60)).await;
-    let most = script.0.lock().unwrap().most_running;
+    sleep(Duration::from_mins(1)).await;
+    let most = script.inner().most_running;
     assert_eq!(most, 8);
     let counts: Vec<u32> = (1..=1000).map(|port| script.asked(port)).collect();
     // The bound is well below what the intervals ask for, so all must wait, and equally.

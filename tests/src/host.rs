@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::link;
+use crate::netlink;
 use crate::process::HostCommand;
 
 /// Work for the host's thread. Results travel through channels that the work owns.
@@ -71,7 +71,7 @@ impl Host {
                 for job in queue {
                     job();
                 }
-                link::forget_socket();
+                netlink::forget_socket();
             })
             .context("cannot start the host's thread")?;
         let netns = is_ready

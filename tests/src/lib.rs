@@ -7,14 +7,20 @@
 //! Nothing in here may run another program to set something up, or leave anything outside the lab.
 
 pub mod capture;
+pub mod config;
+pub mod counters;
+pub mod frames;
 pub mod host;
 pub mod link;
 pub mod long_lived;
+pub mod neighbour;
+mod netlink;
 mod offload;
 pub mod packets;
 pub mod payload;
 pub mod peer;
 pub mod process;
+pub mod route;
 pub mod server;
 pub mod topology;
 pub mod traffic;

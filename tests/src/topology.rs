@@ -264,8 +264,12 @@ impl Lab {
         self.router.route(SERVICES_V6.into(), &v6)
     }
 
-    /// A client socket address for flow number `index`: the same for the same number, different for different ones
-    /// (up to 2^32 of them), of the same family as `target`.
+    /// How many flows [`Lab::flow_source`] tells apart: every port it uses of every address of [`CLIENTS_V4`] but the
+    /// last two.
+    pub const FLOWS: u32 = 30_000 * 65_534;
+
+    /// A client socket address for flow number `index`, below [`Lab::FLOWS`]: the same for the same number, different
+    /// for different ones, of the same family as `target`.
     pub fn flow_source(target: IpAddr, index: u32) -> SocketAddr {
         // Ports below 1024 stay free, and so does the range that the kernel picks from (32768..61000).
         const PORTS: u32 = 30_000;

@@ -5,7 +5,10 @@
 //! behind. Nothing here retries: a failure is reported as what happened on that flow.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +18,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpSocket, UdpSocket};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::host::Host;
@@ -168,6 +172,11 @@ impl Flows {
         Self { bytes, ..self }
     }
 
+    /// With this limit for each flow.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// Sends everything from `client` and waits for the last answer.
     pub fn run(self, client: &Host) -> Result<FlowReport> {
         client.enter(|| {
@@ -249,15 +258,48 @@ async fn datagram(flow: Flow) -> Result<Reply> {
         .with_context(|| format!("UDP to {to}: no answer in {:?}", flow.timeout))?
 }
 
-/// An open HTTP connection.
-pub(crate) struct Connection {
+/// A stream that is never shut down politely: a FIN that is answered before the reset would leave a `TIME_WAIT`, and the
+/// flow could not be opened again.
+struct Abrupt(TcpStream);
+
+impl AsyncRead for Abrupt {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Abrupt {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An open HTTP connection, for callers that pace their own traffic; on a thread of the client host, inside a runtime.
+#[derive(Debug)]
+pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     source: SocketAddr,
 }
 
 impl Connection {
     /// Connects. The task that drives the connection lives on the current runtime and ends with this value.
-    pub(crate) async fn open(target: SocketAddr, source: Option<SocketAddr>) -> Result<Self> {
+    pub async fn open(target: SocketAddr, source: Option<SocketAddr>) -> Result<Self> {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         if let Some(source) = source {
@@ -268,13 +310,13 @@ impl Connection {
         // Reset on close: the same flow can be opened again at once.
         stream.set_zero_linger()?;
         let source = stream.local_addr()?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(Abrupt(stream))).await?;
         tokio::spawn(connection);
         Ok(Self { sender, source })
     }
 
     /// One request and its verified answer; the backend must also have seen the client's true address.
-    pub(crate) async fn exchange(&mut self, bytes: usize, seed: u64) -> Result<Reply> {
+    pub async fn exchange(&mut self, bytes: usize, seed: u64) -> Result<Reply> {
         let request =
             Request::get(format!("/bytes/{bytes}?seed={seed}")).header("host", "lab").body(Full::default())?;
         self.sender.ready().await.context("the connection is closed")?;

@@ -12,7 +12,7 @@ use tests::link::{Mac, veth};
 use tests::long_lived::{LongLived, LongLivedSpec};
 use tests::peer::{Action, FixedProgram};
 use tests::server::Health;
-use tests::topology::{Backend, Lab, VIP4, VIP6};
+use tests::topology::{Backend, CLIENTS_V4, Lab, VIP4, VIP6};
 use tests::traffic::{self, Flow, Flows};
 use tests::wait;
 
@@ -75,9 +75,10 @@ fn many_flows_succeed_and_can_be_repeated() {
 
 #[test]
 fn flow_numbers_name_different_sources() {
-    let numbers = (0..100).chain(29_990..30_010).chain([1_000_000, u32::MAX]);
-    let sources: Vec<_> = numbers.map(|number| Lab::flow_source(VIP6, number)).collect();
+    let numbers = (0..100).chain(29_990..30_010).chain([1_000_000, Lab::FLOWS - 1]);
+    let sources: Vec<_> = numbers.map(|number| Lab::flow_source(VIP4, number)).collect();
     assert_eq!(sources.iter().collect::<BTreeSet<_>>().len(), sources.len());
+    assert!(sources.iter().all(|source| matches!(source.ip(), IpAddr::V4(v4) if CLIENTS_V4.contains(&v4))));
     assert!(sources.iter().all(|source| (1025..31_025).contains(&source.port())));
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A file per command. Nothing here may be needed to build or to run Wattline itself.
 
+mod demo;
 mod ebpf;
 mod test;
 mod tidy;
@@ -23,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Rebuild the committed eBPF objects, or check that they are what the sources make
     Ebpf(ebpf::Arguments),
+    /// See it work: real connections through a load balancer to six backends, one of which fails and returns
+    Demo(demo::Arguments),
     /// Run the tests, as root (through sudo where needed)
     Test(test::Arguments),
     /// Check tracked files: purpose stated, not too long, nothing of this machine in them
@@ -31,12 +34,18 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Demo(arguments) => return finish(demo::run(&arguments)),
         Command::Ebpf(arguments) => ebpf::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
     };
+    finish(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// The exit code of a command, after saying why it failed.
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

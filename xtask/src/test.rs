@@ -37,7 +37,19 @@ struct Foreign {
     tools: &'static [(&'static str, &'static str)],
 }
 
-const FOREIGN: [Foreign; 1] = [Foreign { test: "foreign_object", tools: &[("readelf", "binutils")] }];
+const FOREIGN: [Foreign; 2] = [
+    Foreign {
+        test: "foreign_guide",
+        tools: &[
+            ("ip", "iproute2"),
+            ("nsenter", "util-linux"),
+            ("unshare", "util-linux"),
+            ("curl", "curl"),
+            ("python3", "python3"),
+        ],
+    },
+    Foreign { test: "foreign_object", tools: &[("readelf", "binutils")] },
+];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -87,13 +99,13 @@ fn missing_packages(present: impl Fn(&str) -> bool) -> Vec<&'static str> {
 }
 
 /// Finds a program as a shell would.
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// Builds the binary that the scenarios start, and returns where it is.
-fn build_wattline(root: &Path) -> Result<PathBuf> {
+pub(crate) fn build_wattline(root: &Path) -> Result<PathBuf> {
     let mut command = cargo(root);
     command.args(["build", "--locked", "--bin", "wattline"]);
     command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());

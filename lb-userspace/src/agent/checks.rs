@@ -36,6 +36,17 @@ impl Checks {
         Ok((Self { monitor, states: HashMap::new(), adopted }, transitions))
     }
 
+    /// Backends that their checks find healthy.
+    pub(super) fn healthy(&self) -> HashSet<(String, String)> {
+        let healthy = self.states.iter().filter(|(_, state)| **state == HealthState::Healthy);
+        healthy.map(|(id, _)| (id.service.clone(), id.backend.clone())).collect()
+    }
+
+    /// Takes somebody's word that these are healthy, for those of them that are not watched at the moment.
+    pub(super) fn adopt(&mut self, healthy: HashSet<(String, String)>) {
+        self.adopted = healthy;
+    }
+
     /// Watches exactly the backends of `config`; those that are watched already keep their state.
     pub(super) async fn set_targets(&mut self, config: &Config) {
         let mut targets = Vec::with_capacity(config.backend_count());
@@ -52,7 +63,7 @@ impl Checks {
                             path: path.clone(),
                             host: host.clone(),
                             statuses: status.clone(),
-                            body: body.clone().map(Into::into),
+                            body: body.clone(),
                             max_body_bytes: *max_body_bytes as usize,
                         };
                         (ProbeKind::Http(probe), *port)

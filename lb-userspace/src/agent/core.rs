@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lb_common::{backend::Backend as Entry, service::ServiceKey};
 
-use super::{AgentOptions, checks::Checks, hops::Hops, interfaces::Interfaces, state::State};
+use super::{AgentOptions, STATE_FILE, checks::Checks, hops::Hops, interfaces::Interfaces, state::State};
 use crate::{
     api::{
         ApiError, Change, ErrorKind,
@@ -47,6 +47,15 @@ pub(super) struct FileStatus {
     pub(super) loaded_at: Option<u64>,
     /// Why it was refused.
     pub(super) error: Option<String>,
+    /// What was refused although it is valid: something else stood in the way.
+    refused: Option<Config>,
+}
+
+impl FileStatus {
+    /// Read just now, and nothing wrong with it.
+    pub(super) fn taken() -> Self {
+        Self { loaded_at: Some(now()), error: None, refused: None }
+    }
 }
 
 /// The single owner of everything.
@@ -63,6 +72,8 @@ pub(super) struct Agent {
     pub(super) hops: Hops,
     pub(super) checks: Checks,
     pub(super) services: BTreeMap<String, Running>,
+    /// Services whose maps could not be brought up to date, to be tried again.
+    pub(super) stale: BTreeSet<String>,
 }
 
 /// A service, computed: what its maps should hold and what to tell people.
@@ -150,18 +161,41 @@ impl Agent {
         Ok(Computed { key: image::key(service), desired, running })
     }
 
-    /// Works out what `config` takes; `touched` are the services to compute anew.
-    fn draft(&self, config: Config, touched: impl Fn(&Service) -> bool) -> Result<Draft> {
-        let (ids, released) = self.ids.update(&config)?;
-        let keys: HashSet<ServiceKey> = config.services.iter().map(image::key).collect();
-        let removals = self.plane.keys().filter(|key| !keys.contains(key)).copied().collect();
-        let mut computed = Vec::new();
-        for service in config.services.iter().filter(|service| touched(service)) {
+    /// The services of `config` that are `touched`, computed.
+    fn compute_all(
+        &self,
+        config: &Config,
+        ids: &Ids,
+        touched: impl Fn(&Service) -> bool,
+    ) -> Result<Vec<(String, Computed)>> {
+        let services = config.services.iter().filter(|service| touched(service));
+        let computed = services.map(|service| {
             let numbers = ids.service(&service.name).context("a service has no numbers")?;
-            computed.push((service.name.clone(), self.compute(&config, numbers, service)?));
-        }
-        let slots = config.services.iter().map(|service| u64::from(image::ring_slots(service))).sum();
-        self.plane.check_room(config.services.len(), config.backend_count(), slots)?;
+            Ok((service.name.clone(), self.compute(config, numbers, service)?))
+        });
+        computed.collect()
+    }
+
+    /// Keys in the maps that `config` does not name.
+    fn removals(&self, config: &Config) -> Vec<ServiceKey> {
+        let keys: HashSet<ServiceKey> = config.services.iter().map(image::key).collect();
+        self.plane.keys().filter(|key| !keys.contains(key)).copied().collect()
+    }
+
+    fn check_room(&self, config: &Config) -> Result<()> {
+        let size = |service: &Service| (service.backends.len() as u64, image::ring_slots(service).into());
+        self.plane.check_room(&config.services.iter().map(size).collect::<Vec<_>>())
+    }
+
+    /// Works out what a change to `config` takes.
+    fn draft(&self, config: Config) -> Result<Draft> {
+        let (ids, released) = self.ids.update(&config)?;
+        self.check_room(&config)?;
+        let everything = config.node != self.running.node;
+        let computed = self.compute_all(&config, &ids, |service| {
+            everything || self.running.service(&service.name) != Some(service)
+        })?;
+        let removals = self.removals(&config);
         Ok(Draft { config, ids, released, computed, removals })
     }
 
@@ -188,50 +222,65 @@ impl Agent {
         Ok(self.plane.apply(&desired, removals, self.generation)?.moved_slots)
     }
 
-    /// Brings the maps of some services to what is known now; the configuration stays.
+    /// Brings the maps of some services to what is known now; the configuration stays. What cannot be written is tried
+    /// again with the next tick.
     pub(super) fn refresh(&mut self, touched: &BTreeSet<String>) -> Result<()> {
-        let draft = self.draft(self.running.clone(), |service| touched.contains(&service.name))?;
-        self.write(&draft.computed, &draft.removals)?;
-        for (name, computed) in draft.computed {
-            if computed.running.weights.fail_open
-                && !self.services.get(&name).is_some_and(|before| before.weights.fail_open)
-            {
+        self.stale.extend(touched.iter().cloned());
+        let computed =
+            self.compute_all(&self.running, &self.ids, |service| self.stale.contains(&service.name))?;
+        self.write(&computed, &[])?;
+        self.stale.clear();
+        self.remember(computed);
+        Ok(())
+    }
+
+    fn remember(&mut self, computed: Vec<(String, Computed)>) {
+        for (name, Computed { running, .. }) in computed {
+            let before = self.services.insert(name.clone(), running.clone()).unwrap_or_default();
+            if running.weights.fail_open && !before.weights.fail_open {
                 log::error!(
                     "service {name}: no backend is usable; sending to all of them (all_down = \"open\")"
                 );
             }
-            self.services.insert(name, computed.running);
+            if running.ring_slots == 0 && before.ring_slots != 0 {
+                log::error!("service {name}: no backend may take packets; dropping them");
+            }
         }
-        Ok(())
     }
 
     /// The first steps after a start: numbers, ways, checks and maps for the running configuration, then the
     /// interfaces. Over an earlier agent's maps this writes nothing that is not different by now.
-    pub(super) async fn begin(&mut self) -> Result<()> {
+    pub(super) async fn begin(&mut self, adopted: bool) -> Result<()> {
         let addresses = Self::addresses(&self.running);
         self.hops.refresh(&addresses).await?;
         let held: Vec<Entry> =
             self.plane.keys().filter_map(|key| self.plane.held(key)).flat_map(|held| held.backends).collect();
         self.hops.adopt(held.into_iter());
         self.checks.set_targets(&self.running).await;
-        self.update_devices(&addresses);
+        self.add_devices(&addresses);
         let known = self.ids.counters().clone();
         let (ids, _) = self.ids.update(&self.running)?;
         let fresh: Vec<u32> = ids.counters().difference(&known).copied().collect();
         self.plane.clear_counters(&fresh)?;
         self.ids = ids;
         State::new(self.generation, self.from_file.clone(), self.running.clone())
-            .write(&self.options.runtime_dir.join("state.json"))?;
-        self.refresh_all()?;
-        self.attach_all(&self.running.clone()).await?;
+            .write(&self.options.runtime_dir.join(STATE_FILE))?;
+        if !adopted {
+            self.check_room(&self.running)?;
+        }
+        let removals = self.removals(&self.running);
+        let computed = self.compute_all(&self.running, &self.ids, |_| true)?;
+        self.write(&computed, &removals)?;
+        self.remember(computed);
+        self.update_devices(&addresses);
+        if adopted {
+            // What forwards already must not wait for an interface that is missing at the moment.
+            self.keep_interfaces().await;
+        } else {
+            self.attach_all(&self.running.clone()).await?;
+        }
         self.drop_interfaces();
         Ok(())
-    }
-
-    /// Everything anew.
-    fn refresh_all(&mut self) -> Result<()> {
-        let all = self.running.services.iter().map(|service| service.name.clone()).collect();
-        self.refresh(&all)
     }
 
     /// Makes `config` the running configuration, or says why not; then the old one runs on.
@@ -254,35 +303,52 @@ impl Agent {
         }
         let mut addresses = Self::addresses(&config);
         addresses.extend(Self::addresses(&self.running));
-        self.hops.refresh(&addresses).await.map_err(|error| kernel(&error))?;
+        let moved = self.hops.refresh(&addresses).await.map_err(|error| kernel(&error))?;
+        // Whatever becomes of this change: what was just learnt must reach the services that run.
+        self.stale.extend(self.services_with(&moved));
         if dry_run {
-            let draft = self.draft_change(config).map_err(|error| kernel(&error))?;
+            let draft = self.draft(config).map_err(|error| kernel(&error))?;
             return Ok(self.result(diff, true, self.moved(&draft)));
         }
         let before = self.interfaces.status().into_iter().map(|status| status.name).collect::<Vec<_>>();
         if let Err(error) = self.attach_all(&config).await {
             self.detach_new(&before);
+            self.keep_interfaces().await;
             return Err(kernel(&error));
         }
+        let healthy = self.checks.healthy();
         self.checks.set_targets(&config).await;
         // Before any ring names a backend behind a new interface.
-        self.update_devices(&addresses);
+        self.add_devices(&addresses);
         match self.commit(config, from_file) {
             Ok(moved) => {
+                if let Err(error) = self.refresh(&BTreeSet::new()) {
+                    log::error!("following routes and neighbours: {error:#}");
+                }
                 self.drop_interfaces();
                 self.update_devices(&Self::addresses(&self.running));
                 Ok(self.result(diff, false, moved))
             }
             Err(error) => {
                 let running = self.running.clone();
+                self.checks.adopt(healthy);
                 self.checks.set_targets(&running).await;
                 self.detach_new(&before);
-                if let Err(again) = self.refresh_all() {
+                self.keep_interfaces().await;
+                if let Err(again) = self.go_back() {
                     log::error!("going back to the running configuration: {again:#}");
                 }
                 Err(kernel(&error))
             }
         }
+    }
+
+    /// Brings every service back to the running configuration after a change failed half-way.
+    fn go_back(&mut self) -> Result<()> {
+        let removals = self.removals(&self.running);
+        let computed = self.compute_all(&self.running, &self.ids, |_| true)?;
+        self.write(&computed, &removals)?;
+        Ok(())
     }
 
     /// What cannot change while maps and flows exist.
@@ -302,20 +368,11 @@ impl Agent {
         Ok(())
     }
 
-    fn draft_change(&self, config: Config) -> Result<Draft> {
-        let node_changed = config.node != self.running.node;
-        let health_changed = config.health != self.running.health;
-        let running = &self.running;
-        self.draft(config, |service| {
-            node_changed || health_changed || running.service(&service.name) != Some(service)
-        })
-    }
-
     /// The write itself: memory first, then maps, then numbers.
     fn commit(&mut self, config: Config, from_file: bool) -> Result<Vec<MovedSlots>> {
-        let draft = self.draft_change(config)?;
+        let draft = self.draft(config)?;
         let file = if from_file { draft.config.clone() } else { self.from_file.clone() };
-        let state_path = self.options.runtime_dir.join("state.json");
+        let state_path = self.options.runtime_dir.join(STATE_FILE);
         State::new(self.generation + 1, file.clone(), draft.config.clone()).write(&state_path)?;
         let moved = self.commit_maps(&draft).inspect_err(|_| {
             let old = State::new(self.generation, self.from_file.clone(), self.running.clone());
@@ -327,7 +384,7 @@ impl Agent {
         self.running = draft.config;
         self.from_file = file;
         self.ids = draft.ids;
-        self.services.extend(draft.computed.into_iter().map(|(name, computed)| (name, computed.running)));
+        self.remember(draft.computed);
         let running = &self.running;
         self.services.retain(|name, _| running.service(name).is_some());
         Ok(moved)
@@ -341,8 +398,8 @@ impl Agent {
         let fresh: Vec<u32> = draft.ids.counters().difference(self.ids.counters()).copied().collect();
         self.plane.clear_counters(&fresh)?;
         let moved = self.write(&draft.computed, &draft.removals)?;
-        for &(service, backend) in &draft.released.backends {
-            self.plane.retire_counter(service, backend)?;
+        for &(heir, counter) in &draft.released.counters {
+            self.plane.retire_counter(heir, counter)?;
         }
         let names = draft.computed.iter().filter_map(|(name, computed)| {
             let slots = moved.get(&ServiceOrder(computed.key)).copied().filter(|&slots| slots > 0)?;
@@ -374,26 +431,33 @@ impl Agent {
         self.change(config, if_generation, dry_run, false).await
     }
 
-    /// Takes a configuration file's new content.
-    pub(super) async fn reload(&mut self) {
+    /// Takes a configuration file's new content. One that was refused is tried again only when somebody `insists`: its
+    /// directory stirs for many reasons, and trying may disturb an interface.
+    pub(super) async fn reload(&mut self, insists: bool) {
         let loaded = crate::config::load(&self.options.config);
+        let refused = loaded.as_ref().ok().cloned();
         let outcome = match loaded {
-            Ok(config) if config == self.from_file && self.file.error.is_none() => return,
+            Ok(config) if !insists && self.file.refused.as_ref() == Some(&config) => return,
+            Ok(config) if config == self.from_file => {
+                self.file = FileStatus::taken();
+                return;
+            }
             Ok(config) => self.change(config, None, false, true).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.file.loaded_at = Some(now());
         match outcome {
             Ok(result) => {
-                self.file.error = None;
+                self.file = FileStatus::taken();
                 log::info!("{}: generation {} runs", self.options.config.display(), result.generation);
             }
             Err(error) => {
-                log::error!(
-                    "the configuration file is refused; generation {} runs on:\n{error}",
-                    self.generation
-                );
-                self.file.error = Some(error);
+                if self.file.error.as_ref() != Some(&error) {
+                    log::error!(
+                        "the configuration file is refused; generation {} runs on:\n{error}",
+                        self.generation
+                    );
+                }
+                self.file = FileStatus { loaded_at: Some(now()), error: Some(error), refused };
             }
         }
     }
@@ -404,9 +468,9 @@ impl Agent {
         crate::config::file::write_atomic(path, self.running.to_toml().as_bytes())
             .with_context(|| format!("writing {}", path.display()))?;
         self.from_file = self.running.clone();
-        self.file = FileStatus { loaded_at: Some(now()), error: None };
+        self.file = FileStatus::taken();
         State::new(self.generation, self.from_file.clone(), self.running.clone())
-            .write(&self.options.runtime_dir.join("state.json"))
+            .write(&self.options.runtime_dir.join(STATE_FILE))
     }
 
     /// Attaches to every interface of a configuration.
@@ -415,6 +479,13 @@ impl Agent {
             self.interfaces.attach(self.hops.netlink(), name, config.node.xdp_mode).await?;
         }
         Ok(())
+    }
+
+    /// Brings the interfaces to what the running configuration says; what cannot be is reported in the status. Also the
+    /// way back from a refused change, which may have tried another mode.
+    pub(super) async fn keep_interfaces(&mut self) {
+        let node = &self.running.node;
+        self.interfaces.keep(self.hops.netlink(), &node.interfaces, node.xdp_mode).await;
     }
 
     fn detach_new(&mut self, before: &[String]) {
@@ -437,13 +508,32 @@ impl Agent {
         }
     }
 
-    /// Lets XDP redirect to every interface that these addresses are reached by.
-    pub(super) fn update_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
-        let hops = addresses.iter().filter_map(|address| self.hops.next_hop(*address));
-        let devices = hops.map(|hop| hop.ifindex).collect();
-        if let Err(error) = self.plane.set_devices(&devices) {
+    fn devices(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+        addresses.iter().filter_map(|address| self.hops.next_hop(*address)).map(|hop| hop.ifindex).collect()
+    }
+
+    /// Lets XDP redirect to every interface that these addresses are reached by, besides those that it may.
+    fn add_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if let Err(error) = self.plane.add_devices(&self.devices(addresses)) {
             log::error!("{error:#}");
         }
+    }
+
+    /// Lets XDP redirect to every interface that these addresses are reached by, and to no other: only when no backend's
+    /// entry names one of those any more.
+    pub(super) fn update_devices(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if let Err(error) = self.plane.set_devices(&self.devices(addresses)) {
+            log::error!("{error:#}");
+        }
+    }
+
+    /// The running services with a backend at one of these addresses.
+    fn services_with(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<String> {
+        let services = self.running.services.iter();
+        services
+            .filter(|service| service.backends.iter().any(|backend| addresses.contains(&backend.address)))
+            .map(|service| service.name.clone())
+            .collect()
     }
 
     /// Asks the kernel anew about every backend's next hop, and brings the services of those that changed up to date.
@@ -453,12 +543,9 @@ impl Agent {
         if changed.is_empty() {
             return Ok(());
         }
+        self.add_devices(&addresses);
+        self.refresh(&self.services_with(&changed))?;
         self.update_devices(&addresses);
-        let services = self.running.services.iter();
-        let touched = services
-            .filter(|service| service.backends.iter().any(|backend| changed.contains(&backend.address)))
-            .map(|service| service.name.clone())
-            .collect();
-        self.refresh(&touched)
+        Ok(())
     }
 }

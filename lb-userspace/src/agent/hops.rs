@@ -82,6 +82,11 @@ impl Hops {
         self.states.get(&address).and_then(NextHopState::next_hop).or_else(|| self.last.get(&address))
     }
 
+    /// Whether the way to some address is not known at the moment.
+    pub(super) fn any_unknown(&self) -> bool {
+        self.states.values().any(|state| state.next_hop().is_none())
+    }
+
     /// Why there is no way to an address.
     pub(super) fn problem(&self, address: IpAddr) -> Option<String> {
         match self.states.get(&address) {

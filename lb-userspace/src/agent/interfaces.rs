@@ -11,6 +11,7 @@ use crate::{
     dataplane::{
         forward::{Attached, Forward},
         netlink::Netlink,
+        nexthop::XdpAttachMode,
         pins::Pins,
     },
 };
@@ -44,21 +45,18 @@ impl Interfaces {
             .await
             .with_context(|| format!("looking for interface {name}"))?
             .with_context(|| format!("there is no interface {name}; `ip -br link` lists them"))?;
-        let running = link.xdp.as_ref().and_then(|xdp| xdp.program_id);
         let wanted = match mode {
             XdpMode::Native => AyaMode::Driver,
             XdpMode::Generic => AyaMode::Skb,
         };
-        if let Some(known) = self.status.get(name)
-            && known.error.is_none()
-            && known.mode != mode
-        {
-            log::warn!(
-                "{name}: changing from {} to {mode} XDP; packets pass to the kernel for a moment",
-                known.mode
-            );
+        let native = link.xdp.as_ref().map(|xdp| xdp.mode == XdpAttachMode::Native);
+        let other_mode = native.is_some_and(|native| native != (mode == XdpMode::Native));
+        if other_mode && self.pins.link(name).exists() {
+            log::warn!("{name}: changing to {mode} XDP; packets pass to the kernel for a moment");
             self.pins.unpin_link(name)?;
         }
+        // Asked again: unpinning above may have taken the program away.
+        let running = netlink.link(name).await?.and_then(|link| link.xdp).and_then(|xdp| xdp.program_id);
         let attached = self.forward.attach(name, wanted, running)?;
         let info = self.forward.info()?;
         let status = InterfaceStatus {

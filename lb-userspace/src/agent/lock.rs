@@ -3,7 +3,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
-    path::Path,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -15,6 +16,7 @@ use crate::api::{ApiError, ErrorKind};
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
+    path: PathBuf,
 }
 
 impl Lock {
@@ -25,12 +27,21 @@ impl Lock {
     /// Where another process holds it: the error names that process.
     pub fn take(directory: &Path) -> Result<Self> {
         let path = directory.join("lock");
+        loop {
+            if let Some(lock) = Self::try_take(&path)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// `None` where the file was removed between opening and locking it: then the lock is on nothing.
+    fn try_take(path: &Path) -> Result<Option<Self>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path)
+            .open(path)
             .with_context(|| format!("opening {}", path.display()))?;
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
@@ -47,11 +58,21 @@ impl Lock {
             }
             Err((_, error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
         };
+        let held = file.metadata().with_context(|| format!("inspecting {}", path.display()))?;
+        if !std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino())) {
+            return Ok(None);
+        }
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .with_context(|| format!("writing {}", path.display()))?;
-        Ok(Self { _file: file })
+        Ok(Some(Self { _file: file, path: path.to_owned() }))
+    }
+
+    /// Gives the lock up and removes its file.
+    pub fn remove(self) -> Result<()> {
+        // While it is held, so that nobody else's file is removed.
+        std::fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))
     }
 }
 
@@ -66,6 +87,14 @@ mod tests {
         let error = Lock::take(directory.path()).unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(first);
+        Lock::take(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_removed_lock_leaves_nothing_and_can_be_taken_again() {
+        let directory = tempfile::tempdir().unwrap();
+        Lock::take(directory.path()).unwrap().remove().unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         Lock::take(directory.path()).unwrap();
     }
 }

@@ -16,14 +16,19 @@ mod state;
 mod views;
 mod watch;
 
-use std::{collections::BTreeMap, os::unix::net::UnixListener, path::PathBuf, time::Duration, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
-use lb_common::node::Node;
+use lb_common::{abi::forward, node::Node};
 
 use self::{
     checks::Checks,
-    core::{Agent, FileStatus, now},
+    core::{Agent, FileStatus},
     hops::Hops,
     interfaces::Interfaces,
     lock::Lock,
@@ -37,6 +42,7 @@ use crate::{
     dataplane::{
         apply::Dataplane,
         forward::{Forward, Logger, Sizes},
+        inspect,
         maps::Maps,
         netlink::Netlink,
         pins::Pins,
@@ -58,8 +64,10 @@ pub struct AgentOptions {
     pub check: bool,
 }
 
+/// The agent's memory, in the runtime directory.
+const STATE_FILE: &str = "state.json";
 /// How long a request waits for the agent's answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 /// Runs the agent until it is told to stop.
 ///
@@ -78,26 +86,68 @@ pub fn run(options: &AgentOptions) -> Result<()> {
     let _lock = Lock::take(&options.runtime_dir)?;
     let plan = StartPlan::make(options, loaded)?;
     let pins = Pins::forward(&options.bpffs);
+    let found = pins.pinned_maps(&forward::MAPS).len();
+    let fresh = found < forward::MAPS.len() && pins.linked_interfaces()?.is_empty();
     // Mounting a bpffs and giving the socket to a group are the last things that need more than the three capabilities.
     pins.prepare()?;
     let listener = server::bind(&options.socket)?;
+    let outcome = run_with_privileges(options, plan, &pins, listener);
+    let _ = std::fs::remove_file(&options.socket);
+    // What was there before is left as it is, whatever is wrong with it.
+    if outcome.is_err()
+        && fresh
+        && let Err(error) = forget(options, &pins)
+    {
+        log::error!("removing what the failed start left: {error:#}");
+    }
+    outcome
+}
+
+/// Ends all forwarding and removes every pin, and what agents keep in the runtime directory; false where nothing was
+/// pinned.
+///
+/// # Errors
+///
+/// Where an agent runs, be it one that does not answer.
+pub fn clean(runtime_dir: &Path, bpffs: &Path) -> Result<bool> {
+    if !runtime_dir.is_dir() {
+        return inspect::clean(bpffs);
+    }
+    let lock = Lock::take(runtime_dir)?;
+    let cleaned = inspect::clean(bpffs)?;
+    State::remove(&runtime_dir.join(STATE_FILE))?;
+    lock.remove()?;
+    // Somebody else may keep something there.
+    let _ = std::fs::remove_dir(runtime_dir);
+    Ok(cleaned)
+}
+
+/// Leaves no trace of a start that failed where there was nothing before: the next one begins with the file again.
+fn forget(options: &AgentOptions, pins: &Pins) -> Result<()> {
+    for interface in pins.linked_interfaces()? {
+        pins.unpin_link(&interface)?;
+    }
+    pins.remove()?;
+    State::remove(&options.runtime_dir.join(STATE_FILE))
+}
+
+fn run_with_privileges(
+    options: &AgentOptions,
+    plan: StartPlan,
+    pins: &Pins,
+    listener: UnixListener,
+) -> Result<()> {
     privilege::keep(&privilege::TO_LOAD)?;
-    let started = start_dataplane(&pins, &plan.running).inspect_err(|_| {
-        if let Ok(true) = pins.linked_interfaces().map(|links| links.is_empty()) {
-            // Nothing forwards, so nothing is lost by leaving no trace of a failed start.
-            let _ = pins.remove();
-        }
-    })?;
+    let started = start_dataplane(pins, &plan.running)?;
     privilege::keep(&privilege::TO_RUN)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let outcome = runtime.block_on(run_async(options, plan, pins, started, listener));
+    let outcome = runtime.block_on(run_async(options, plan, pins.clone(), started, listener));
     // Probes and connections in flight end with the process; waiting for them would only delay a restart.
     runtime.shutdown_background();
-    let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
@@ -106,36 +156,23 @@ struct StartPlan {
     running: Config,
     from_file: Config,
     generation: u64,
-    /// The file as it is now, where it differs from what is to run at first.
-    file: Result<Config, String>,
 }
 
 impl StartPlan {
     /// An earlier agent's running configuration comes first, so that what it pinned is taken over unchanged; the file
     /// follows as a reload. Without it the file is all there is, and must be valid.
     fn make(options: &AgentOptions, loaded: Result<Config, config::ConfigError>) -> Result<Self> {
-        let state = State::read(&options.runtime_dir.join("state.json")).unwrap_or_else(|error| {
+        let state = State::read(&options.runtime_dir.join(STATE_FILE)).unwrap_or_else(|error| {
             log::error!("{error:#}; going on without it");
             None
         });
-        let pinned = Pins::forward(&options.bpffs).exists();
-        match (state.filter(|_| pinned), loaded) {
-            (Some(state), loaded) => Ok(Self {
-                running: state.running,
-                from_file: state.from_file,
-                generation: state.generation,
-                file: loaded.map_err(|error| error.to_string()),
-            }),
-            (None, loaded) => {
-                let config = loaded?;
-                Ok(Self {
-                    running: config.clone(),
-                    from_file: config.clone(),
-                    generation: 1,
-                    file: Ok(config),
-                })
-            }
+        // Without maps the state is that of a life long ago.
+        let pinned = !Pins::forward(&options.bpffs).pinned_maps(&forward::MAPS).is_empty();
+        if let Some(State { generation, from_file, running, .. }) = state.filter(|_| pinned) {
+            return Ok(Self { running, from_file, generation });
         }
+        let config = loaded?;
+        Ok(Self { running: config.clone(), from_file: config, generation: 1 })
     }
 }
 
@@ -150,6 +187,7 @@ fn start_dataplane(pins: &Pins, config: &Config) -> Result<Started> {
     let sizes = Sizes { services: limits.services, backends: limits.backends, ring_slots: limits.ring_slots };
     let forward = Forward::load(pins, sizes)?;
     let mut plane = Dataplane::adopt(Maps::open(pins)?)?;
+    warn_of_sizes(&plane, sizes);
     let held = plane.maps().node()?;
     let flow_key = match (&config.node.flow_hash_key, held) {
         (Some(key), held) => {
@@ -167,6 +205,23 @@ fn start_dataplane(pins: &Pins, config: &Config) -> Result<Started> {
     let node = Node { flow_key, gue_port: config.node.gue_port, ready: Node::READY, reserved: [0; 3] };
     plane.set_node(node)?;
     Ok(Started { forward, plane })
+}
+
+/// Maps that were taken over keep the sizes they were made with.
+fn warn_of_sizes(plane: &Dataplane, wanted: Sizes) {
+    let usage = plane.usage();
+    for (what, held, wanted) in [
+        ("services", usage.services.capacity, wanted.services),
+        ("backends", usage.backends.capacity, wanted.backends),
+        ("ring_slots", usage.ring_slots.capacity, wanted.ring_slots),
+    ] {
+        if held != wanted {
+            log::warn!(
+                "limits.{what} is {wanted}, but the pinned maps were made for {held}: stop the agent, `wattline \
+                 dataplane clean` and start it again to change that"
+            );
+        }
+    }
 }
 
 async fn run_async(
@@ -188,7 +243,7 @@ async fn run_async(
         started: Instant::now(),
         running: plan.running,
         from_file: plan.from_file,
-        file: FileStatus { loaded_at: Some(now()), error: None },
+        file: FileStatus::taken(),
         generation: plan.generation,
         ids,
         plane,
@@ -196,23 +251,15 @@ async fn run_async(
         hops: Hops::new(netlink),
         checks,
         services: BTreeMap::new(),
+        stale: BTreeSet::new(),
     };
-    agent.begin().await?;
+    agent.begin(adopted).await?;
     if adopted {
         log::info!("took over generation {} of an earlier agent", agent.generation);
     }
-    match plan.file {
-        Ok(file) if file != agent.from_file => agent.reload().await,
-        Ok(_) => {}
-        Err(error) => {
-            log::error!(
-                "the configuration file is refused; generation {} runs on:\n{error}",
-                agent.generation
-            );
-            agent.file.error = Some(error);
-        }
-    }
+    // Watched before it is read again, so that no change falls in between.
     let file = Watch::start(&options.config)?;
+    agent.reload(true).await;
     let (handle, requests) = ApiHandle::channel(64, ANSWER_WITHIN);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let api = tokio::spawn(server::serve(listener, handle, async {

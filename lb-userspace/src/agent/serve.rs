@@ -6,21 +6,25 @@ use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{core::Agent, watch::Watch};
 use crate::{
     api::{ApiError, Reply, Request},
-    config::Config,
     dataplane::netlink::{Change, Changes},
     health::Transition,
 };
 
-/// How often what only changes slowly, or was missed, is looked at again.
+/// How often what could not be done is tried again.
 const TICK: Duration = Duration::from_secs(5);
-/// Editors write a file in several steps; this is how long one waits for the last.
+/// After so many ticks all ways are looked at again, though nothing was heard of a change: the kernel lets neighbours
+/// that only XDP talks to go stale, and asking keeps them.
+const TICKS_TO_LOOK: u32 = 6;
+/// Editors write a file in several steps: it is read when nothing has happened to it for this long.
 const SETTLE: Duration = Duration::from_millis(100);
+/// But somebody may write into its directory all the time.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 
 /// Where events come from.
 pub(super) struct Sources {
@@ -37,6 +41,8 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
     let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = 0u32;
+    let mut settling: Option<Settling> = None;
     // systemd wants a sign of life twice as often as it looks.
     let mut alive =
         interval(sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |period| period / 2));
@@ -52,18 +58,27 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
             }
             change = sources.network.next() => {
                 if change.touches(Change::LINK) {
-                    keep_interfaces(agent).await;
+                    agent.keep_interfaces().await;
                 }
                 report("following routes and neighbours", agent.follow_routes().await);
             }
             () = sources.file.changed() => {
-                sleep(SETTLE).await;
-                agent.reload().await;
+                settling = Some(Settling::again(settling));
             }
-            _ = hangup.recv() => agent.reload().await,
+            () = settled(settling) => {
+                settling = None;
+                agent.reload(false).await;
+            }
+            _ = hangup.recv() => agent.reload(true).await,
             _ = tick.tick() => {
-                keep_interfaces(agent).await;
-                report("following routes and neighbours", agent.follow_routes().await);
+                ticks = ticks.wrapping_add(1);
+                agent.keep_interfaces().await;
+                if agent.hops.any_unknown() || ticks.is_multiple_of(TICKS_TO_LOOK) {
+                    report("following routes and neighbours", agent.follow_routes().await);
+                }
+                if !agent.stale.is_empty() {
+                    report("bringing services up to date", agent.refresh(&BTreeSet::new()));
+                }
             }
             _ = alive.tick() => drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
             _ = terminate.recv() => break,
@@ -71,6 +86,29 @@ pub(super) async fn serve(agent: &mut Agent, mut sources: Sources) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// A file that is being written.
+#[derive(Clone, Copy)]
+struct Settling {
+    first: Instant,
+    last: Instant,
+}
+
+impl Settling {
+    /// Something happened to the file.
+    fn again(before: Option<Self>) -> Self {
+        let last = Instant::now();
+        Self { first: before.map_or(last, |before| before.first), last }
+    }
+}
+
+/// Waits until the file may be read; for ever where nothing happened to it.
+async fn settled(settling: Option<Settling>) {
+    match settling {
+        Some(Settling { first, last }) => sleep_until((last + SETTLE).min(first + SETTLE_AT_MOST)).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn report(what: &str, result: Result<()>) {
@@ -87,11 +125,6 @@ fn note(agent: &mut Agent, transition: &Transition) -> String {
     }
     agent.checks.note(transition);
     transition.id.service.clone()
-}
-
-async fn keep_interfaces(agent: &mut Agent) {
-    let Config { node, .. } = &agent.running;
-    agent.interfaces.keep(agent.hops.netlink(), &node.interfaces, node.xdp_mode).await;
 }
 
 /// Answers; somebody who no longer waits is no error.

@@ -53,6 +53,16 @@ impl State {
         Ok(Some(state))
     }
 
+    /// Removes the file, if there is one.
+    pub fn remove(path: &Path) -> Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec(self).context("encoding the state")?;
@@ -72,6 +82,9 @@ mod tests {
         let state = State::new(7, Config::default(), Config::default());
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), Some(state));
+        State::remove(&path).unwrap();
+        State::remove(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), None);
     }
 
     #[test]

@@ -24,8 +24,8 @@ use crate::{
         },
     },
     config::{Backend, HealthProbe, Service},
-    dataplane::apply::Usage,
-    fleet::image,
+    dataplane::{apply::Usage, nexthop::mac_text},
+    fleet::{ids::NODE_COUNTER, image},
     health::TargetId,
 };
 
@@ -35,10 +35,6 @@ fn usage(usage: Usage) -> MapUsage {
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-fn mac(bytes: &[u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 impl Agent {
@@ -154,7 +150,7 @@ impl Agent {
             Some(hop) => NextHop::Resolved {
                 interface: nix::net::if_::if_indextoname(hop.ifindex)
                     .map_or_else(|_| hop.ifindex.to_string(), |name| name.to_string_lossy().into()),
-                mac: mac(&hop.destination_mac),
+                mac: mac_text(&hop.destination_mac),
                 mtu: hop.mtu,
             },
             None => NextHop::Unresolved { reason: self.hops.problem(address).unwrap_or_default() },
@@ -204,6 +200,9 @@ impl Agent {
         };
         let mut totals =
             Totals { passed_packets: sum(Fate::Pass), dropped_packets: sum(Fate::Drop), ..Totals::default() };
+        let former = self.plane.maps().counter(NODE_COUNTER)?;
+        totals.forwarded_packets = former.packets;
+        totals.forwarded_bytes = former.bytes;
         let (mut services, mut backends) = (Vec::new(), Vec::new());
         for service in &self.running.services {
             let (forwarded, dropped) = self.totals_of(service)?;

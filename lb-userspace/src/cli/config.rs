@@ -33,7 +33,7 @@ pub(super) enum ConfigCommand {
         #[command(flatten)]
         write: WriteArgs,
     },
-    /// Write the running configuration to the agent's configuration file
+    /// Write the running configuration to the agent's configuration file; comments there are lost
     Save {
         /// Only save if the running configuration has this generation
         #[arg(long, value_name = "N")]

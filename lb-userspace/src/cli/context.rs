@@ -66,6 +66,10 @@ impl Context {
         self.global.socket.clone().unwrap_or_else(|| self.global.runtime_dir.join("wattline.sock"))
     }
 
+    pub(super) fn timeout(&self) -> Duration {
+        self.global.timeout
+    }
+
     pub(super) fn watch_interval(&self) -> Option<Duration> {
         self.global.watch
     }

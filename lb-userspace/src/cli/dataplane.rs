@@ -68,6 +68,7 @@ pub(super) fn run(context: &Context, command: DataplaneCommand) -> Result<Code, 
             })
         }),
         DataplaneCommand::Clean => {
+            // Asked first, so that nobody confirms what will be refused; the agent's lock has the last word.
             if context.agent_answers() {
                 let message = format!("the agent answers on {}", context.socket().display());
                 return Err(Failure::new(
@@ -77,8 +78,8 @@ pub(super) fn run(context: &Context, command: DataplaneCommand) -> Result<Code, 
                 ));
             }
             context.confirm("Stop all forwarding and remove every pinned map, program and link?")?;
-            let cleaned =
-                kernel::dataplane_clean(context.bpffs()).map_err(|error| Failure::kernel(&error))?;
+            let cleaned = crate::agent::clean(context.runtime_dir(), context.bpffs())
+                .map_err(|error| Failure::kernel(&error))?;
             let removed = Removed { schema_version: SchemaVersion, detached: Vec::new(), cleaned };
             context.print(&removed, |removed, page| {
                 page.line(if removed.cleaned { "removed" } else { "nothing was pinned" });

@@ -54,13 +54,17 @@ impl Failure {
 
     /// A failure of something that works on the kernel; what the chain of causes tells decides the code.
     pub(super) fn kernel(error: &anyhow::Error) -> Self {
+        let mut before = String::new();
         for cause in error.chain() {
             if let Some(config) = cause.downcast_ref::<ConfigError>() {
                 return config.clone().into();
             }
             if let Some(api) = cause.downcast_ref::<ApiError>() {
-                return Self { message: format!("{error:#}"), ..Self::from(api.clone()) };
+                let message = format!("{before}{}", api.message);
+                return Self { message, ..Self::from(api.clone()) };
             }
+            before.push_str(&cause.to_string());
+            before.push_str(": ");
         }
         let denied = error.chain().any(|cause| {
             let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -177,5 +181,28 @@ impl From<ClientError> for Failure {
                 "are agent and command line of the same version? see `wattline version` and `wattline status`",
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn the_chain_of_causes_decides_the_code() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let failure = Failure::kernel(&anyhow::Error::from(denied).context("opening a pin"));
+        assert_eq!(failure.code, Code::Kernel);
+        assert!(failure.help.contains("CAP_BPF"), "{}", failure.help);
+        let conflict = Err::<(), _>(ApiError::new(ErrorKind::Conflict, "it is held", "let go"));
+        let failure = Failure::kernel(&conflict.context("starting").unwrap_err());
+        assert_eq!(failure.text(), "error: starting: it is held\n  help: let go");
+        assert_eq!(failure.code, Code::Conflict);
+        let invalid = crate::config::parse("x = 1", "c.toml").unwrap_err();
+        let failure = Failure::kernel(&anyhow::Error::from(invalid));
+        assert_eq!((failure.code, failure.problems.len()), (Code::Invalid, 1));
+        assert_eq!(Failure::kernel(&anyhow::anyhow!("no")).code, Code::Kernel);
     }
 }

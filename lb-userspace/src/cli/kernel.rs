@@ -81,11 +81,6 @@ pub(super) fn dataplane_detach(bpffs: &Path, interface: Option<&str>) -> Result<
     inspect::detach(bpffs, interface)
 }
 
-/// Detaches from all interfaces and removes every pin; false if there was nothing.
-pub(super) fn dataplane_clean(bpffs: &Path) -> Result<bool> {
-    inspect::clean(bpffs)
-}
-
 /// Starts decapsulation on an interface, or changes its settings.
 pub(super) fn decap_attach(bpffs: &Path, interface: &str, settings: &DecapSettings) -> Result<()> {
     let settings = decap::Settings {

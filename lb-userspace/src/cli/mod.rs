@@ -42,7 +42,7 @@ Exit codes:
   3  the agent cannot be reached
   4  the configuration or a value is not valid
   5  conflict: it exists already, or the generation is another one
-  6  the kernel or a permission refused
+  6  the kernel or a permission refused, or doctor found a problem
   7  timeout
   8  any other failure
 

@@ -159,8 +159,8 @@ fn colour_words(line: &str, starts: &[usize]) -> String {
 fn colour_of(word: &str) -> Option<u8> {
     match word {
         "healthy" | "ready" | "native" | "ok" | "forward" => Some(32),
-        "unknown" | "drain" | "generic" | "pass" | "disabled" | "maint" => Some(33),
-        "unhealthy" | "drop" | "failed" => Some(31),
+        "unknown" | "drain" | "generic" | "pass" | "disabled" | "maint" | "warning" => Some(33),
+        "unhealthy" | "drop" | "failed" | "problem" => Some(31),
         _ => None,
     }
 }

@@ -134,7 +134,11 @@ fn show(stats: &StatsView, drops: bool, unit: &str, page: &mut Page) {
             vec![count.reason.clone(), verdict, count.packets.to_string(), count.description.clone()]
         })
         .collect();
-    page.table(&columns, rows, if drops { "no packets were dropped" } else { "every packet was forwarded" });
+    page.table(
+        &columns,
+        rows,
+        if drops { "no packets were dropped" } else { "no packet was passed to the kernel or dropped" },
+    );
 }
 
 #[cfg(test)]

@@ -28,11 +28,23 @@ pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Reads and checks the configuration file at `path`.
 ///
-/// The error lists every problem found, each with its place in the file; an unreadable file is one problem.
+/// The error lists every problem found, each with its place in the file; an unreadable file is one problem. An empty one
+/// is too: it is what somebody has begun to write, or what a full disk left, and never what was meant.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let name = path.display().to_string();
     let bytes = file::read_limited(path, MAX_BYTES)
         .map_err(|error| ConfigError::unreadable(&name, &format!("{error:#}")))?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(ConfigError {
+            problems: vec![Problem {
+                file: Some(name),
+                line: Some(1),
+                column: Some(1),
+                message: "the file is empty".to_owned(),
+                help: "to run nothing on purpose, write `[node]` into it".to_owned(),
+            }],
+        });
+    }
     parse_bytes(&bytes, &name)
 }
 

@@ -133,6 +133,11 @@ impl Dataplane {
         if self.maps.node()? == Some(node) { Ok(()) } else { self.maps.set_node(node) }
     }
 
+    /// Makes these interfaces targets of redirection, besides those that are.
+    pub fn add_devices(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
+        self.maps.add_devices(interfaces)
+    }
+
     /// Makes exactly these interfaces targets of redirection.
     pub fn set_devices(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
         self.maps.set_devices(interfaces)
@@ -153,17 +158,30 @@ impl Dataplane {
         self.held.keys()
     }
 
-    /// Refuses what cannot fit, before anything is written.
-    pub fn check_room(&self, services: usize, backends: usize, ring_slots: u64) -> Result<()> {
-        for (what, limit, wanted, capacity) in [
-            ("services", "services", services as u64, self.maps.services_capacity()),
-            ("backends", "backends", backends as u64, self.backends.capacity()),
-            ("ring slots", "ring_slots", ring_slots, self.rings.capacity()),
+    /// Refuses what cannot fit, before anything is written: services of so many backends and ring slots each.
+    ///
+    /// The largest service counts twice. Without room for its second ring it could never change again, and a backend
+    /// that fails could not leave it.
+    pub fn check_room(&self, services: &[(u64, u64)]) -> Result<()> {
+        let twice = |sizes: &dyn Fn(&(u64, u64)) -> u64| {
+            let largest = services.iter().map(sizes).max().unwrap_or(0);
+            (services.iter().map(sizes).sum::<u64>() + largest, largest)
+        };
+        for (what, limit, (wanted, spare), capacity) in [
+            ("services", "services", (services.len() as u64, 0), self.maps.services_capacity()),
+            ("backends", "backends", twice(&|service| service.0), self.backends.capacity()),
+            ("ring slots", "ring_slots", twice(&|service| service.1), self.rings.capacity()),
         ] {
+            let of_them = if spare == 0 {
+                String::new()
+            } else {
+                format!(" ({spare} of them to change the largest service while its old state is in use)")
+            };
             if wanted > u64::from(capacity) {
                 bail!(
-                    "{wanted} {what} do not fit the {capacity} that the maps were loaded with: raise limits.{limit}, \
-                     then `wattline dataplane clean` and start the agent again (the maps are sized when they are made)"
+                    "{wanted} {what}{of_them} do not fit the {capacity} that the maps were loaded with: raise \
+                     limits.{limit}, then `wattline dataplane clean` and start the agent again (the maps are sized \
+                     when they are made)"
                 );
             }
         }

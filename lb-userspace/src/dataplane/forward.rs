@@ -28,9 +28,9 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Counters: one for each backend, two for each service.
+    /// Counters: one for each backend, two for each service and for the node.
     pub const fn counters(&self) -> u32 {
-        self.backends + 2 * self.services
+        self.backends + 2 * self.services + 2
     }
 }
 

@@ -7,6 +7,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use lb_common::abi::forward;
 
 use super::{
+    layout,
     netlink::Netlink,
     nexthop::{Link, XdpAttachMode},
     pins::Pins,
@@ -71,6 +72,21 @@ pub fn forward_pins(bpffs: &Path) -> Result<Found> {
         Ok(Attachment { interface, link_id: info.id(), program_id: info.program_id(), now })
     });
     Ok(Found { maps: pins.pinned_maps(&forward::MAPS), attachments: attachments.collect::<Result<_>>()? })
+}
+
+/// What is wrong with the balancer's pinned maps: missing ones, and ones of another shape. Empty where nothing is
+/// pinned at all.
+pub fn layout_problems(bpffs: &Path) -> Vec<String> {
+    let pins = Pins::forward(bpffs);
+    let pinned = pins.pinned_maps(&forward::MAPS);
+    if pinned.is_empty() {
+        return Vec::new();
+    }
+    let missing = forward::MAPS.iter().filter(|name| !pinned.contains(name));
+    let missing = missing.map(|name| format!("the map {name} is missing among the pins"));
+    let present = layout::FORWARD.iter().filter(|map| pinned.contains(&map.name));
+    let differing = present.filter_map(|map| map.verify(&pins).err()).map(|error| format!("{error:#}"));
+    missing.chain(differing).collect()
 }
 
 /// Detaches one interface or all; the names of those that were attached.

@@ -1,5 +1,7 @@
 //! The balancer's maps, opened: typed access over aya's handles and over mappings.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use lb_common::{
@@ -130,16 +132,24 @@ impl Maps {
             .collect()
     }
 
-    /// Makes the device map hold exactly these interfaces.
-    pub fn set_devices(&mut self, wanted: &std::collections::BTreeSet<u32>) -> Result<()> {
-        let held = self.devices.keys().collect::<Result<std::collections::BTreeSet<_>, _>>();
-        let held = held.context("reading the DEVICES map")?;
-        for &ifindex in wanted.difference(&held) {
+    fn held_devices(&self) -> Result<BTreeSet<u32>> {
+        self.devices.keys().collect::<Result<_, _>>().context("reading the DEVICES map")
+    }
+
+    /// Makes the device map hold these interfaces, whatever else it holds.
+    pub fn add_devices(&mut self, wanted: &BTreeSet<u32>) -> Result<()> {
+        for &ifindex in wanted.difference(&self.held_devices()?) {
             self.devices
                 .insert(ifindex, ifindex, None, 0)
                 .with_context(|| format!("adding interface {ifindex} to the DEVICES map"))?;
         }
-        for &ifindex in held.difference(wanted) {
+        Ok(())
+    }
+
+    /// Makes the device map hold exactly these interfaces.
+    pub fn set_devices(&mut self, wanted: &BTreeSet<u32>) -> Result<()> {
+        self.add_devices(wanted)?;
+        for &ifindex in self.held_devices()?.difference(wanted) {
             // The kernel removes the entry itself when the interface goes; then it is not there any more.
             if let Err(error) = self.devices.remove(ifindex) {
                 log::debug!("removing interface {ifindex} from the DEVICES map: {error}");

@@ -4,10 +4,12 @@
 
 pub mod apply;
 pub mod decap;
+pub mod ethtool;
 pub mod forward;
 mod grace;
 pub mod inspect;
 mod layout;
+mod link;
 mod mapped;
 pub mod maps;
 pub mod netlink;
@@ -16,6 +18,7 @@ mod object;
 pub mod pins;
 pub mod plan;
 mod regions;
+pub mod trial;
 
 /// The number of the XDP program that runs on an interface, asked from outside any runtime.
 pub(crate) fn xdp_program_of(interface: &str) -> anyhow::Result<Option<u32>> {

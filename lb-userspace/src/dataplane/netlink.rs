@@ -17,14 +17,17 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use tokio::sync::Mutex;
 
-use self::driver::DriverSocket;
+use super::ethtool::Ethtool;
 use super::nexthop::{Link, NextHopState, RouteAnswer, Tables, UnreachableReason, find_path, resolve};
 
 mod changes;
-mod driver;
+mod features;
+mod namespaces;
 mod wire;
 
 pub use self::changes::{Change, Changes};
+pub use self::features::XdpFeatures;
+pub use self::namespaces::Placement;
 
 /// The kernel answers at once; an answer that takes longer was lost (or could not be read).
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -100,7 +103,7 @@ pub struct Netlink {
     handle: rtnetlink::Handle,
     /// The kernel runs one dump a socket at a time.
     dumping: Arc<Mutex<()>>,
-    drivers: Arc<DriverSocket>,
+    drivers: Arc<Ethtool>,
 }
 
 impl Netlink {
@@ -108,7 +111,7 @@ impl Netlink {
     pub fn open() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
         tokio::spawn(connection);
-        let drivers = DriverSocket::open().map_err(NetlinkError::Open)?;
+        let drivers = Ethtool::open().map_err(NetlinkError::Open)?;
         Ok(Self { handle, dumping: Arc::default(), drivers: Arc::new(drivers) })
     }
 

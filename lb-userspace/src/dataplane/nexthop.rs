@@ -10,6 +10,11 @@ use std::net::IpAddr;
 /// An Ethernet address, in the order it has on the wire.
 pub type Mac = [u8; 6];
 
+/// The usual way to write a MAC: `02:00:00:00:00:01`.
+pub fn mac_text(mac: &Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Everything the data plane needs to send a frame towards one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NextHop {
@@ -78,10 +83,7 @@ impl NextHopState {
 impl fmt::Display for NextHopState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolved(hop) => {
-                let [a, b, c, d, e, g] = hop.destination_mac;
-                write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} ({})", hop.gateway)
-            }
+            Self::Resolved(hop) => write!(f, "{} ({})", mac_text(&hop.destination_mac), hop.gateway),
             Self::Unresolved(path) => write!(f, "waiting for the MAC address of {}", path.gateway),
             Self::Unreachable { reason } => write!(f, "{reason}"),
         }
@@ -109,7 +111,7 @@ pub enum UnreachableReason {
     BlackholeRoute,
     /// The kernel refused the query in another way, or answered with a route that cannot be followed.
     Refused(String),
-    /// The route leaves through an encapsulation (MPLS, SRv6, ip-in-ip route) that frames written here would skip.
+    /// The route leaves through an encapsulation (a tunnel of the route's own, segment routing) that frames written here would skip.
     EncapsulatedRoute,
     /// The route points at an interface that is gone.
     LinkMissing {
@@ -428,6 +430,16 @@ mod tests {
 
     fn path(gateway: &str, mtu: u32) -> Path {
         Path { ifindex: 7, gateway: ip(gateway), source_mac: OWN, preferred_source: None, mtu }
+    }
+
+    #[test]
+    fn states_read_well() {
+        let resolved = NextHopState::Resolved(path("10.0.0.2", 1500).with_mac([2, 0, 0xab, 0, 0, 0xf]));
+        assert_eq!(resolved.to_string(), "02:00:ab:00:00:0f (10.0.0.2)");
+        let unresolved = NextHopState::Unresolved(path("fe80::1", 1500));
+        assert_eq!(unresolved.to_string(), "waiting for the MAC address of fe80::1");
+        let reason = UnreachableReason::LinkDown { name: "eth0".into() };
+        assert_eq!(NextHopState::Unreachable { reason }.to_string(), "interface eth0 is down");
     }
 
     #[test]

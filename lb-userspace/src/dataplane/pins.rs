@@ -21,6 +21,8 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
+use super::link;
+
 /// Where a bpffs is expected by everybody.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 
@@ -91,9 +93,15 @@ impl Pins {
         self.root.exists()
     }
 
-    /// Detaches an interface: without its pin nothing holds the link. False where it had none.
+    /// Detaches an interface, and removes the pin of its link. False where it had none.
     pub fn unpin_link(&self, interface: &str) -> Result<bool> {
         let pin = self.link(interface);
+        match link::detach(&pin) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // Then it ends a little later, with its pin.
+            Err(error) => log::warn!("{interface}: detaching by {}: {error}", pin.display()),
+        }
         match fs::remove_file(&pin) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -62,20 +62,22 @@ pub struct Ids {
     capacity: u32,
 }
 
-/// What a change of configuration set free: the service's counter, and a former backend's that counted for it. A
-/// service that left altogether has none to add to.
+/// The first of the node's own two counters: what was forwarded, and dropped, for services that are gone.
+pub const NODE_COUNTER: u32 = 0;
+
+/// What a change of configuration set free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
-    /// Backends that left a service that stays: (service's counter, backend's counter).
-    pub backends: Vec<(u32, u32)>,
-    /// Counters without an owner.
-    pub orphans: Vec<u32>,
+    /// Counters without an owner, each with the one that inherits its count, so that no total ever falls.
+    pub counters: Vec<(u32, u32)>,
 }
 
 impl Ids {
     /// No names yet, `counters` numbers to give.
     pub fn new(counters: u32) -> Self {
-        Self { capacity: counters, ..Self::default() }
+        let mut ids = Self { capacity: counters, ..Self::default() };
+        ids.claim(NODE_COUNTER, 2);
+        ids
     }
 
     /// The numbers that the maps already use for what is configured: a backend is recognised by its address.
@@ -143,16 +145,17 @@ impl Ids {
             let gone: Vec<u32> =
                 gone.iter().filter_map(|b| ids.backends.remove(b)).map(|ids| ids.counter).collect();
             if service.is_some() {
-                released.backends.extend(gone.iter().map(|&backend| (counter, backend)));
+                released.counters.extend(gone.iter().map(|&backend| (counter, backend)));
             } else {
-                released.orphans.extend(gone.iter().chain(&[counter, counter + 1]));
+                released.counters.extend(gone.iter().chain(&[counter]).map(|&gone| (NODE_COUNTER, gone)));
+                released.counters.push((NODE_COUNTER + 1, counter + 1));
                 next.services.remove(&name);
             }
         }
         for service in &config.services {
             next.add(service)?;
         }
-        for counter in released.backends.iter().map(|(_, backend)| backend).chain(&released.orphans) {
+        for (_, counter) in &released.counters {
             next.counters.remove(counter);
             next.lowest = next.lowest.min(*counter);
         }
@@ -240,24 +243,27 @@ mod tests {
         }
         assert_eq!(second.service("a").unwrap().backends["b4"].index, 1, "the index of the one that left");
         let (a, b) = (first.service("a").unwrap(), first.service("b").unwrap());
-        assert_eq!(released.backends, [(a.counter, a.backends["b2"].counter)]);
-        assert_eq!(released.orphans, [b.backends["b1"].counter, b.counter, b.counter + 1]);
+        let gone = [
+            (a.counter, a.backends["b2"].counter),
+            (NODE_COUNTER, b.backends["b1"].counter),
+            (NODE_COUNTER, b.counter),
+            (NODE_COUNTER + 1, b.counter + 1),
+        ];
+        assert_eq!(released.counters, gone);
         let counters = all_counters(&second);
         assert!(counters.windows(2).all(|pair| pair[0] < pair[1]), "{counters:?}");
         // What was released in this step is cleared only after it: nobody new may count on it yet.
-        for released in released.backends.iter().map(|(_, b)| b).chain(&released.orphans) {
-            assert!(!counters.contains(released));
-        }
+        assert!(released.counters.iter().all(|(_, gone)| !counters.contains(gone)));
     }
 
     #[test]
     fn running_out_is_an_error_and_changes_nothing() {
-        let (ids, _) = Ids::new(5).update(&config(&[("a", &[1, 2, 3])])).unwrap();
+        let (ids, _) = Ids::new(7).update(&config(&[("a", &[1, 2, 3])])).unwrap();
         assert!(
             ids.update(&config(&[("a", &[1, 2, 3, 4])])).unwrap_err().to_string().contains("raise limits")
         );
         let (ids, _) = ids.update(&config(&[])).unwrap();
-        assert_eq!(all_counters(&ids.update(&config(&[("b", &[1, 2, 3])])).unwrap().0), [0, 1, 2, 3, 4]);
+        assert_eq!(all_counters(&ids.update(&config(&[("b", &[1, 2, 3])])).unwrap().0), [2, 3, 4, 5, 6]);
     }
 
     #[test]

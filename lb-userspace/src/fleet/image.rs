@@ -102,3 +102,81 @@ fn outer_source(node: &Node, family: Family, own: Option<IpAddr>) -> Option<(add
     let (source_family, bytes) = address::to_bytes(source);
     (source_family == family).then_some((bytes, mask))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, Port, Protocol},
+        fleet::ids::Ids,
+    };
+
+    fn hop(preferred_source: Option<&str>) -> NextHop {
+        NextHop {
+            ifindex: 7,
+            gateway: "10.0.0.1".parse().unwrap(),
+            source_mac: [2, 0, 0, 0, 0, 1],
+            destination_mac: [2, 0, 0, 0, 0, 2],
+            preferred_source: preferred_source.map(|source| source.parse().unwrap()),
+            mtu: 1600,
+        }
+    }
+
+    fn backend(address: &str, node: &Node, mode: Mode, hop: Option<&NextHop>) -> Entry {
+        entry(node, mode, &Backend::new("b", address.parse().unwrap()), 9, hop)
+    }
+
+    #[test]
+    fn the_outer_source_is_the_prefix_or_the_nodes_own_address() {
+        let own = hop(Some("10.0.0.5"));
+        let plain = backend("10.1.0.1", &Node::default(), Mode::Ipip, Some(&own));
+        assert_eq!((plain.source[..4].to_vec(), plain.entropy_mask), (vec![10, 0, 0, 5], 0));
+        let node = Node {
+            source_v4: Some("10.200.0.0/16".parse().unwrap()),
+            source_v6: Some("fd00:200::/96".parse().unwrap()),
+            ..Node::default()
+        };
+        let spread = backend("10.1.0.1", &node, Mode::Ipip, Some(&own));
+        assert_eq!((spread.source[..4].to_vec(), spread.entropy_mask), (vec![10, 200, 0, 0], 0xffff));
+        assert_eq!(backend("fd00::1", &node, Mode::Gue, Some(&own)).entropy_mask, u32::MAX);
+        let wide = Node { source_v6: Some("fd00:200::/32".parse().unwrap()), ..Node::default() };
+        assert_eq!(
+            backend("fd00::1", &wide, Mode::Gue, Some(&own)).entropy_mask,
+            u32::MAX,
+            "32 bits at most"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_not_resolved() {
+        let node = Node::default();
+        assert!(!backend("10.1.0.1", &node, Mode::Ipip, None).resolved(), "no next hop");
+        assert!(!backend("10.1.0.1", &node, Mode::Ipip, Some(&hop(None))).resolved(), "nothing to send from");
+        assert!(
+            !backend("fd00::1", &node, Mode::Ipip, Some(&hop(Some("10.0.0.5")))).resolved(),
+            "the other family"
+        );
+        assert!(backend("10.1.0.1", &node, Mode::L2, Some(&hop(None))).resolved(), "no outer header at all");
+    }
+
+    #[test]
+    fn numbers_not_in_use_are_empty_entries() {
+        let mut service = Service::new("s", "192.0.2.1".parse().unwrap(), Port::Number(80), Protocol::Tcp);
+        service.backends = (1..=3).map(|n| Backend::new(format!("b{n}"), [10, 1, 0, n].into())).collect();
+        let config = |service: &Service| Config { services: vec![service.clone()], ..Config::default() };
+        let (ids, _) = Ids::new(100).update(&config(&service)).unwrap();
+        service.backends.remove(1);
+        let (ids, _) = ids.update(&config(&service)).unwrap();
+        let weights = Weights { weights: vec![100, 0], fail_open: false };
+        let hop = hop(Some("10.0.0.5"));
+        let made =
+            desired(&Node::default(), &service, ids.service("s").unwrap(), &weights, |_| Some(&hop)).unwrap();
+        assert_eq!(made.backends.len(), 3);
+        assert_eq!(made.backends[1], Entry::default());
+        assert!(made.ring.iter().all(|&owner| owner == 0) && made.ring.len() == 1021);
+        let nobody = Weights { weights: vec![0, 0], fail_open: false };
+        let made =
+            desired(&Node::default(), &service, ids.service("s").unwrap(), &nobody, |_| Some(&hop)).unwrap();
+        assert!(made.ring.is_empty());
+    }
+}

@@ -206,9 +206,8 @@ async fn get(
     deadline: Deadline,
 ) -> Result<(), Failure> {
     let (mut sender, connection) = http1::Builder::new()
-        // The buffer bounds headers that never end, the size those that do.
+        // Headers that do not fit the buffer are too large, whether they end or not.
         .max_buf_size(MAX_HEAD_BYTES)
-        .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .handshake(TokioIo::new(stream))
         .await

@@ -2,6 +2,7 @@
 //! Load Balancer", NSDI 2016, section 3.4) with weights. Every constant and every order here is ABI between nodes: a
 //! change must never go out unless all nodes change together, since two versions would send one flow to two backends.
 
+use std::cmp::Ordering;
 use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher24;
@@ -12,8 +13,8 @@ pub const OFFSET_KEY: [u8; 16] = *b"wattline/offset1";
 /// Key of the hash that chooses the stride of a backend's permutation: the bytes `wattline/stride1`.
 pub const SKIP_KEY: [u8; 16] = *b"wattline/stride1";
 
-/// Turns that are put in order at a time, at least. Bounds the working memory; the ring does not depend on it.
-const WINDOW_TURNS: usize = 1 << 16;
+/// Buckets of turns that are put in order at a time, at most. Bounds the working memory; the ring does not depend on it.
+const WINDOW: usize = 1 << 16;
 
 /// A backend that takes part: weight and quota above 0. Lists of them are in canonical order, by name.
 pub(super) struct Member<'a> {
@@ -25,9 +26,9 @@ pub(super) struct Member<'a> {
 /// The ring: for each slot, the position of its owner in `members`. The quotas sum to `slots`, a prime; there are at
 /// most 65,536 members.
 ///
-/// The `k`-th turn of a backend (from 1) comes in round `⌈k·w_max/w⌉`, turns of one round in canonical order. At its
-/// turn a backend takes the next slot of its own permutation that is still free. Equal weights make this the paper's
-/// round robin. A backend stops at its quota.
+/// The `k`-th turn of a backend (from 1, up to its quota) comes at the time `k/w`, an exact fraction; turns of one time
+/// come in canonical order. At its turn a backend takes the next slot of its own permutation that is still free. Equal
+/// weights make this the paper's round robin.
 ///
 /// Time: about `slots · ln slots` looks at a bitmap. Memory: 17 bits for each slot, and a few megabytes.
 pub(super) fn populate(members: &[Member<'_>], slots: u32) -> Vec<u16> {
@@ -103,74 +104,88 @@ impl Occupancy {
     }
 }
 
-/// The turns that a backend has still to make.
-struct Turns {
+/// The `k`-th turn of a backend, at the time `k/weight`.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    k: u32,
+    weight: u32,
     /// Position in canonical order.
     member: u16,
-    weight: u64,
-    made: u64,
-    quota: u64,
 }
 
-impl Turns {
-    /// The round of the next turn. Grows by at least one from turn to turn, since no weight is above `heaviest`.
-    fn next_round(&self, heaviest: u64) -> u64 {
-        ((self.made + 1) * heaviest).div_ceil(self.weight)
+impl Turn {
+    /// By time, exactly; turns of one time in canonical order.
+    fn order(&self, other: &Self) -> Ordering {
+        let mine = u64::from(self.k) * u64::from(other.weight);
+        let its = u64::from(other.k) * u64::from(self.weight);
+        mine.cmp(&its).then(self.member.cmp(&other.member))
     }
+
+    /// The whole part of the time times the sum of all weights: grows with time, and has one turn on average.
+    fn bucket(&self, sum_of_weights: u64) -> u64 {
+        // Both factors are below 2^32.
+        u64::from(self.k) * sum_of_weights / u64::from(self.weight)
+    }
+}
+
+/// A backend's next turn and its last.
+struct Turns {
+    next: Turn,
+    quota: u32,
 }
 
 /// Calls `turn` with the member whose turn it is, for all turns in their order.
 ///
-/// Sorts the turns by round, one window of rounds at a time: a counting sort in linear time, which leaves turns of the
-/// same round in canonical order because that is the order they are put in.
+/// Sorts the turns into buckets, one window of buckets at a time: a counting sort in linear time. Each bucket is then
+/// put in exact order. That is cheap: a bucket is small unless many weights are alike, and equal weights are in order
+/// already, since the turns are put in by member.
 fn for_each_turn(members: &[Member<'_>], mut turn: impl FnMut(u16)) {
+    let sum_of_weights: u64 = members.iter().map(|member| u64::from(member.weight)).sum();
+    let all_turns: u64 = members.iter().map(|member| u64::from(member.quota)).sum();
+    let window = WINDOW.min(all_turns as usize);
     let mut waiting: Vec<Turns> = (0..=u16::MAX)
         .zip(members)
-        .map(|(member, &Member { weight, quota, .. })| Turns {
-            member,
-            weight: u64::from(weight),
-            made: 0,
-            quota: u64::from(quota),
-        })
+        .map(|(member, &Member { weight, quota, .. })| Turns { next: Turn { k: 1, weight, member }, quota })
         .collect();
-    let heaviest = waiting.iter().map(|turns| turns.weight).max().unwrap_or(0);
-    let window_turns = WINDOW_TURNS.max(members.len()) as u64;
 
-    let mut due: Vec<(u32, u16)> = Vec::new();
-    let mut starts: Vec<u32> = Vec::new();
-    let mut sorted: Vec<u16> = Vec::new();
-    while let Some(first) = waiting.iter().map(|turns| turns.next_round(heaviest)).min() {
-        // A round has on average `weight / heaviest` turns of those still waiting.
-        let weight: u64 = waiting.iter().map(|turns| turns.weight).sum();
-        let rounds = (window_turns * heaviest).div_ceil(weight).min(window_turns);
-
+    let mut due: Vec<(usize, Turn)> = Vec::new();
+    let mut starts: Vec<usize> = Vec::new();
+    let mut sorted: Vec<Turn> = Vec::new();
+    while let Some(first) = waiting.iter().map(|turns| turns.next.bucket(sum_of_weights)).min() {
         due.clear();
         starts.clear();
-        starts.resize(rounds as usize + 1, 0);
-        for turns in &mut waiting {
-            while turns.made < turns.quota {
-                let round = turns.next_round(heaviest) - first;
-                if round >= rounds {
+        starts.resize(window + 1, 0);
+        for Turns { next, quota } in &mut waiting {
+            while next.k <= *quota {
+                let bucket = (next.bucket(sum_of_weights) - first) as usize;
+                if bucket >= window {
                     break;
                 }
-                due.push((round as u32, turns.member));
-                starts[round as usize + 1] += 1;
-                turns.made += 1;
+                due.push((bucket, *next));
+                starts[bucket + 1] += 1;
+                next.k += 1;
             }
         }
-        waiting.retain(|turns| turns.made < turns.quota);
+        waiting.retain(|turns| turns.next.k <= turns.quota);
 
-        for round in 1..starts.len() {
-            starts[round] += starts[round - 1];
+        for bucket in 0..window {
+            starts[bucket + 1] += starts[bucket];
         }
         sorted.clear();
-        sorted.resize(due.len(), 0);
-        for &(round, member) in &due {
-            let place = &mut starts[round as usize];
-            sorted[*place as usize] = member;
-            *place += 1;
+        sorted.resize(due.len(), Turn::default());
+        for &(bucket, next) in &due {
+            sorted[starts[bucket]] = next;
+            starts[bucket] += 1;
         }
-        sorted.iter().copied().for_each(&mut turn);
+        // Now each bucket's start has become its end.
+        let mut start = 0;
+        for &end in &starts[..window] {
+            sorted[start..end].sort_by(Turn::order);
+            start = end;
+        }
+        for next in &sorted {
+            turn(next.member);
+        }
     }
 }
 
@@ -213,21 +228,20 @@ mod tests {
             &[65_000, 64_999, 1],
         ];
         for weights in cases {
-            let heaviest = u64::from(*weights.iter().max().unwrap());
-            // One turn above their share for all, so that the last rounds hold only light ones, far apart.
+            // One turn above their share for all, so that the last windows hold only light ones, far apart.
             let members: Vec<Member<'_>> =
                 weights.iter().map(|&weight| Member { name: "", weight, quota: weight + 1 }).collect();
             let mut expected = Vec::new();
             for (i, member) in members.iter().enumerate() {
                 for k in 1..=u64::from(member.quota) {
-                    expected.push(((k * heaviest).div_ceil(u64::from(member.weight)), i as u16));
+                    expected.push((k, u64::from(member.weight), i as u16));
                 }
             }
-            expected.sort_unstable();
-            assert!(expected.len() > WINDOW_TURNS, "one window would be no test");
+            expected.sort_unstable_by(|&(k, w, i), &(l, v, j)| (k * v, i).cmp(&(l * w, j)));
+            assert!(expected.len() > WINDOW, "one window would be no test");
             let mut turns = Vec::new();
             for_each_turn(&members, |member| turns.push(member));
-            assert!(turns.iter().eq(expected.iter().map(|(_, member)| member)), "{weights:?}");
+            assert!(turns.iter().eq(expected.iter().map(|(_, _, member)| member)), "{weights:?}");
         }
     }
 }

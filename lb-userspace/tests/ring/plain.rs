@@ -82,19 +82,18 @@ pub(crate) fn quotas(weights: &[u32], m: usize) -> Vec<usize> {
     quotas.into_iter().map(|quota| usize::try_from(quota).unwrap()).collect()
 }
 
-/// The weighted ring: all turns written down and sorted, each taken from the dense table.
+/// The weighted ring: all turns written down and sorted by `k/w`, then by name, each taken from the dense table.
 pub(crate) fn weighted(names: &[&str], weights: &[u32], m: usize) -> Vec<usize> {
-    let heaviest = u64::from(*weights.iter().max().unwrap());
     let mut turns = Vec::new();
     for (i, quota) in quotas(weights, m).into_iter().enumerate() {
         for k in 1..=quota as u64 {
-            turns.push(((k * heaviest).div_ceil(u64::from(weights[i])), i));
+            turns.push((k, u64::from(weights[i]), i));
         }
     }
-    turns.sort_unstable();
+    turns.sort_unstable_by(|&(k, w, i), &(l, v, j)| (k * v, i).cmp(&(l * w, j)));
     let permutation = permutations(names, m);
     let mut entry = vec![None; m];
-    for (_, i) in turns {
+    for (_, _, i) in turns {
         let slot = *permutation[i].iter().find(|&&slot| entry[slot].is_none()).unwrap();
         entry[slot] = Some(i);
     }

@@ -229,15 +229,20 @@ fn read_kind(info: &LinkInfo) -> Option<String> {
 }
 
 fn read_xdp(parts: &[LinkXdp]) -> Option<XdpAttachment> {
-    let mode = parts.iter().find_map(|part| match part {
-        LinkXdp::Attached(XdpAttached::None) => None,
-        LinkXdp::Attached(XdpAttached::Driver) => Some(XdpAttachMode::Native),
-        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpAttachMode::Generic),
-        LinkXdp::Attached(XdpAttached::Hardware) => Some(XdpAttachMode::Offloaded),
-        LinkXdp::Attached(XdpAttached::Multiple) => Some(XdpAttachMode::Multiple),
-        LinkXdp::Attached(XdpAttached::Other(number)) => Some(XdpAttachMode::Other(*number)),
+    let attached = parts.iter().find_map(|part| match part {
+        LinkXdp::Attached(attached) => Some(*attached),
         _ => None,
     })?;
+    let mode = match attached {
+        XdpAttached::None => return None,
+        XdpAttached::Driver => XdpAttachMode::Native,
+        XdpAttached::SocketBuffer => XdpAttachMode::Generic,
+        XdpAttached::Hardware => XdpAttachMode::Offloaded,
+        XdpAttached::Multiple => XdpAttachMode::Multiple,
+        XdpAttached::Other(number) => XdpAttachMode::Other(number),
+        // The enum may grow; all numbers that it does not name are above.
+        _ => XdpAttachMode::Other(u8::MAX),
+    };
     let program_id = parts.iter().find_map(|part| match part {
         LinkXdp::ProgId(id) => Some(*id),
         _ => None,
