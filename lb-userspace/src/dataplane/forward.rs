@@ -5,7 +5,6 @@
 use anyhow::{Context as _, Result, bail};
 use aya::{
     EbpfLoader,
-    maps::MapInfo,
     programs::{
         ProgramError, ProgramInfo, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -169,19 +168,6 @@ pub(super) fn load_program<'o>(object: &'o mut aya::Ebpf, name: &str) -> Result<
     Ok(program)
 }
 
-/// Whether a program uses all of the pinned maps.
-fn maps_of(program: &ProgramInfo, pins: &Pins) -> Result<bool> {
-    let used = program.map_ids().context("asking the kernel which maps a program uses")?.unwrap_or_default();
-    for name in forward::MAPS {
-        let map =
-            MapInfo::from_pin(pins.map(name)).with_context(|| format!("asking the kernel about {name}"))?;
-        if !used.contains(&map.id()) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Makes the pin name this program, and opens it. If the pinned one has the same instructions, it stays.
 fn pin_program(program: &mut Xdp, pins: &Pins) -> Result<Xdp> {
     let pin = pins.program();
@@ -193,8 +179,8 @@ fn pin_program(program: &mut Xdp, pins: &Pins) -> Result<Xdp> {
         let pinned = open()?;
         let old = pinned.info().context("asking the kernel about the pinned program")?;
         let new = program.info().context("asking the kernel about the program")?;
-        // The same instructions over other maps would forward by tables that nobody fills any more.
-        if old.tag() == new.tag() && maps_of(&old, pins)? {
+        // The same instructions; and over these maps, for the pin of a program never outlives those of its maps.
+        if old.tag() == new.tag() {
             return Ok(pinned);
         }
         log::info!("the pinned program {:016x} is of another version and is replaced", old.tag());
@@ -248,7 +234,7 @@ pub(super) fn explain_attach(
     };
     let why = match (code, running) {
         (Some(libc::EBUSY | libc::EEXIST), Some(id)) => format!(
-            "another XDP program (id {id}) is attached; it was left alone. `bpftool prog show id {id}` says which: \
+            "another XDP program (id {id}) is attached. It was left alone; `bpftool prog show id {id}` says which it is: \
              remove it with what attached it (`wattline decap detach {interface}` for Wattline's own decapsulation), \
              or with `ip link set dev {interface} xdp off` if no link holds it"
         ),

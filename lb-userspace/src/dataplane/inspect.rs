@@ -62,9 +62,17 @@ pub fn forward_pins(bpffs: &Path) -> Result<Found> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let links =
         runtime.block_on(async { Netlink::open()?.links().await }).context("asking for interfaces")?;
-    let attachments = names.into_iter().map(|interface| {
+    let attachments = names.into_iter().filter_map(|interface| {
         let pin = pins.link(&interface);
-        let link = PinnedLink::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        let link = PinnedLink::from_pin(&pin);
+        // An agent may have taken it away since the directory was read.
+        if link.is_err() && !pin.exists() {
+            return None;
+        }
+        Some((interface, pin, link))
+    });
+    let attachments = attachments.map(|(interface, pin, link)| {
+        let link = link.with_context(|| format!("opening {}", pin.display()))?;
         let info = FdLink::from(link)
             .info()
             .with_context(|| format!("asking the kernel about {}", pin.display()))?;
