@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use balanced::{
-    LIMIT, NODE, Steady, WEB, backend, fails, flows, generation, json, ok, ring, running, service, until,
-    usable, wait_usable, web,
+    LIMIT, NODE, STEADY, Steady, WEB, backend, fails, flows, generation, json, ok, ring, running, service,
+    until, usable, wait_usable, web,
 };
 use tests::long_lived::{LongLived, LongLivedSpec};
 use tests::server::ServerSpec;
@@ -102,7 +102,7 @@ fn backends_come_change_and_go_by_file_apply_and_command() {
     let reports = steady.stop();
     only_moved_flows_failed(&reports, 8);
     assert_eq!(balanced::answers(&reports).len(), 4);
-    let last = flows(&lab, 100);
+    let last = Flows::tcp(WEB, 100).first(STEADY).run(&lab.client).unwrap().expect_all();
     assert_eq!(last.moved(reports.last().unwrap()), [0u32; 0]);
     assert!(!last.per_backend().contains_key("a1"));
 }
@@ -119,11 +119,12 @@ fn a_flood_of_changes_breaks_no_connection_whose_slot_stays() {
 
     // The two states that alternate, at rest.
     let set = |weight: usize| ok(&lab, &["backend", "set", "web/a3", "--weight", &weight.to_string()]);
-    let full = flows(&lab, 300);
+    let at_rest = || Flows::tcp(WEB, 300).first(STEADY).run(&lab.client).unwrap().expect_all();
+    let full = at_rest();
     let open_full = Flows::tcp(WEB, 60).first(1_000_000).run(&lab.client).unwrap().expect_all();
     let before = ring(&lab, WEB);
     set(40);
-    let less = flows(&lab, 300);
+    let less = at_rest();
     let open_less = Flows::tcp(WEB, 60).first(1_000_000).run(&lab.client).unwrap().expect_all();
     set(100);
     assert_eq!(ring(&lab, WEB), before, "a ring depends on nothing but what is configured");
