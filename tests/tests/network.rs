@@ -211,7 +211,11 @@ fn an_interface_that_is_deleted_and_made_again_is_attached_again() {
 
 #[test]
 fn another_mtu_is_seen_and_packets_that_became_too_big_are_counted() {
-    let (lab, _agent) = running(2);
+    let lab = balanced::lab(Lab::builder().site_a(2));
+    let names = ["a1", "a2"];
+    let dns = service(&lab, "dns", "port = 53\nprotocol = \"udp\"", &names);
+    let _agent = Agent::start(lab.lb(), &(NODE.to_owned() + &web(&lab, &names) + &dns)).unwrap();
+    until("all to be usable", || if usable(&lab).len() == 4 { Ok(()) } else { Err(usable(&lab)) });
     let mtu = |wanted: u64| {
         until("the MTU", || {
             let found = backend(&lab, "a1")["next_hop"]["mtu"].clone();
@@ -219,7 +223,6 @@ fn another_mtu_is_seen_and_packets_that_became_too_big_are_counted() {
         });
     };
     mtu(1600);
-    // Both ends: a cable has one.
     let set = |mtu: u32| lab.lb().link("eth0").set_mtu(mtu).unwrap();
     set(1400);
     mtu(1400);
@@ -230,9 +233,12 @@ fn another_mtu_is_seen_and_packets_that_became_too_big_are_counted() {
     assert_eq!(entry, [1400, 1400]);
     // Small packets pass; what does not fit with its outer header is dropped and counted.
     flows(&lab, 20);
-    let udp = Flows::udp(WEB, 5).bytes(1380).timeout(std::time::Duration::from_millis(300));
-    assert_eq!(udp.run(&lab.client).unwrap().answered.len(), 0);
+    let big = Flows::udp((VIP4, 53).into(), 5).bytes(1360).timeout(std::time::Duration::from_secs(1));
+    assert_eq!(big.run(&lab.client).unwrap().answered.len(), 0);
+    let stats = json(&lab, &["stats"]);
+    let too_big = stats["reasons"].as_array().unwrap().iter().find(|reason| reason["reason"] == "too_big");
+    assert_eq!(too_big.unwrap()["packets"], 5);
     set(1600);
     mtu(1600);
-    flows(&lab, 20);
+    big.timeout(std::time::Duration::from_secs(10)).run(&lab.client).unwrap().expect_all();
 }

@@ -4,6 +4,7 @@
 mod balanced;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use balanced::{
@@ -52,8 +53,10 @@ fn weighted(lab: &Lab, weights: &[(&str, u32)]) -> String {
     let mut text = NODE.to_owned() + &web(lab, &[]);
     for (name, weight) in weights {
         let address = lab.backend(name).v4;
-        text +=
-            &format!("[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n");
+        let _ = write!(
+            text,
+            "[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n"
+        );
     }
     text
 }

@@ -52,7 +52,9 @@ pub fn service(lab: &Lab, name: &str, more: &str, backends: &[&str]) -> String {
         ("ring_slots", "1009"),
         ("health", HTTP_HEALTH),
     ] {
-        if !own(key) && !(key == "health" && more.contains("\"udp\"")) {
+        // A UDP service has nothing to ask by HTTP.
+        let senseless = key == "health" && more.contains("\"udp\"");
+        if !own(key) && !senseless {
             let _ = writeln!(text, "{key} = {value}");
         }
     }
