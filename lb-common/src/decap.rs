@@ -29,7 +29,7 @@ outcomes! {
         NotConfigured = 2, "not_configured", Pass, "The maps are not filled yet.";
         NotTunnel = 3, "not_tunnel", Pass, "Not a packet of a tunnel.";
         SourceNotAllowed = 4, "source_not_allowed", Pass, "A tunnel packet from a source outside the allowed prefixes; left to the kernel.";
-        OuterNotHandled = 5, "outer_not_handled", Pass, "A fragment, options or extension headers outside; left to the kernel.";
+        OuterNotHandled = 5, "outer_not_handled", Pass, "A fragment or IPv4 options outside; left to the kernel.";
         BadOuter = 6, "bad_outer", Drop, "The outer headers contradict themselves or the frame.";
         GueNotHandled = 7, "gue_not_handled", Drop, "A GUE variant, control message or optional field that is not known.";
         BadInner = 8, "bad_inner", Drop, "The inner packet is cut short or not of the announced version.";

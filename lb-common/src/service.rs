@@ -57,6 +57,14 @@ pub struct Service {
     pub counter: u32,
     /// Generation of the configuration that wrote this value, modulo 2³²; for people who look.
     pub generation: u32,
+    /// [`Service::FAIL_OPEN`] or 0; read by agents only.
+    pub flags: u32,
     /// Zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
+}
+
+impl Service {
+    /// Flag: no backend was usable when the ring was made, and all of them take packets. A later agent must not take
+    /// them for healthy.
+    pub const FAIL_OPEN: u32 = 1;
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{decap::Outcome, reason::Reason};
+use lb_common::{datapath::Verdict, decap::Outcome, reason::Reason};
 use lb_userspace::config::Protocol;
 use tests::{
     host::Host,
@@ -16,7 +16,7 @@ use tests::{
         generate::{self, Random},
         kernel::{Balancer, Decapsulator, ROOM, SHORTEST},
         memory, verify,
-        world::{Kind, Setting, World},
+        world::{INGRESS, Kind, Setting, World},
     },
 };
 
@@ -205,6 +205,25 @@ fn large_frames_meet_the_same_fate_in_the_kernel() {
             // Small packets in large frames are still small packets.
             let fate = pair.compare(&kind.name(), &padded(wanted.frame(), 3000), None);
             assert_eq!(fate, format!("{:?}", kind.verdict));
+        }
+        pair.finish();
+    });
+}
+
+/// Where a frame came in decides between sending it back and sending it on, not which interface has which number.
+#[test]
+fn the_arriving_interface_decides_the_way_out() {
+    on_host(|other| {
+        let mut world = World::new(Setting::Prefixes, other);
+        world.tables.ingress = other;
+        world.tables.devices = [INGRESS].into();
+        let balancer = Balancer::load(&world.tables).unwrap();
+        let mut pair = Pair { world, balancer };
+        for kind in Kind::all() {
+            let frame = to(kind.vip(), kind.port, Protocol::Tcp).frame();
+            let fate = pair.compare(&kind.name(), &frame, None);
+            let expected = if kind.verdict == Verdict::Transmit { "Redirect" } else { "Transmit" };
+            assert_eq!(fate, expected, "{}", kind.name());
         }
         pair.finish();
     });

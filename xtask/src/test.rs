@@ -37,7 +37,7 @@ struct Foreign {
     tools: &'static [(&'static str, &'static str)],
 }
 
-const FOREIGN: [Foreign; 2] = [
+const FOREIGN: [Foreign; 3] = [
     Foreign {
         test: "foreign_guide",
         tools: &[
@@ -45,10 +45,12 @@ const FOREIGN: [Foreign; 2] = [
             ("nsenter", "util-linux"),
             ("unshare", "util-linux"),
             ("curl", "curl"),
+            ("ethtool", "ethtool"),
             ("python3", "python3"),
         ],
     },
     Foreign { test: "foreign_object", tools: &[("readelf", "binutils")] },
+    Foreign { test: "foreign_unit", tools: &[("systemd-analyze", "systemd"), ("setpriv", "util-linux")] },
 ];
 
 /// Runs the command.

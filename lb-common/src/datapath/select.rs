@@ -43,7 +43,8 @@ pub fn service<T: Tables>(tables: &T, flow: &Flow) -> Option<Found> {
 #[inline(always)]
 pub fn slot<T: Tables>(tables: &T, service: &Service, hash: FlowHash) -> Option<(u32, Slot)> {
     let index = hash.slot(service.ring_slots);
-    tables.slot(service.ring_offset.wrapping_add(index)).map(|slot| (index, slot))
+    // Not wrapping: past the last number are other services' slots.
+    tables.slot(service.ring_offset.checked_add(index)?).map(|slot| (index, slot))
 }
 
 /// The local index of the backend that a slot sends a flow to. Every slot is settled for now, and then it is the owner.
@@ -58,5 +59,5 @@ pub fn backend<'t, T: Tables>(tables: &'t T, service: &Service, index: u16) -> O
     if u32::from(index) >= service.backend_count {
         return None;
     }
-    tables.backend(service.backend_base.wrapping_add(u32::from(index)))
+    tables.backend(service.backend_base.checked_add(u32::from(index))?)
 }

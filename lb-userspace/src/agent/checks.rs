@@ -1,9 +1,6 @@
 //! The health monitor as the agent sees it: targets from the configuration, states by name.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::SocketAddr,
-};
+use std::{collections::HashMap, net::SocketAddr};
 
 use crate::{
     api::types::HealthState,
@@ -18,15 +15,17 @@ use crate::{
 pub(super) struct Checks {
     monitor: HealthMonitor,
     states: HashMap<TargetId, HealthState>,
-    /// Backends that took packets when this agent started.
-    adopted: HashSet<(String, String)>,
+    /// Words taken from elsewhere for backends that are not watched yet.
+    adopted: Verdicts,
 }
 
+/// What is known of backends, by service and name: true is healthy.
+pub(super) type Verdicts = HashMap<(String, String), bool>;
+
 impl Checks {
-    /// Starts the monitor. `adopted` are the backends that take packets already: they count as healthy until their
-    /// checks say otherwise.
+    /// Starts the monitor. What is `adopted` holds until the backend's own checks say otherwise.
     pub(super) fn start(
-        adopted: HashSet<(String, String)>,
+        adopted: Verdicts,
     ) -> anyhow::Result<(Self, tokio::sync::mpsc::UnboundedReceiver<Transition>)> {
         // Another seed on every node and at every start, or a fleet of balancers would ask in step.
         let mut seed = [0; 8];
@@ -36,15 +35,19 @@ impl Checks {
         Ok((Self { monitor, states: HashMap::new(), adopted }, transitions))
     }
 
-    /// Backends that their checks find healthy.
-    pub(super) fn healthy(&self) -> HashSet<(String, String)> {
-        let healthy = self.states.iter().filter(|(_, state)| **state == HealthState::Healthy);
-        healthy.map(|(id, _)| (id.service.clone(), id.backend.clone())).collect()
+    /// What the checks found of the backends that had a verdict.
+    pub(super) fn verdicts(&self) -> Verdicts {
+        let known = self.states.iter().filter_map(|(id, state)| match state {
+            HealthState::Healthy => Some((id, true)),
+            HealthState::Unhealthy => Some((id, false)),
+            HealthState::Unknown | HealthState::Disabled => None,
+        });
+        known.map(|(id, healthy)| ((id.service.clone(), id.backend.clone()), healthy)).collect()
     }
 
-    /// Takes somebody's word that these are healthy, for those of them that are not watched at the moment.
-    pub(super) fn adopt(&mut self, healthy: HashSet<(String, String)>) {
-        self.adopted = healthy;
+    /// Takes somebody's word for those that are not watched at the moment.
+    pub(super) fn adopt(&mut self, verdicts: Verdicts) {
+        self.adopted = verdicts;
     }
 
     /// Watches exactly the backends of `config`; those that are watched already keep their state.
@@ -79,7 +82,7 @@ impl Checks {
                         timeout: check.timeout,
                         thresholds: Thresholds { rise: check.rise, fall: check.fall },
                     },
-                    adopt: adopted.then_some(true),
+                    adopt: adopted,
                 });
             }
         }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::Result;
-use lb_common::backend::Backend;
+use lb_common::{address, backend::Backend};
 
 use crate::dataplane::{
     netlink::Netlink,
-    nexthop::{NextHop, NextHopState, merge},
+    nexthop::{Mac, NextHop, NextHopState, merge},
 };
 
 /// The ways to a set of addresses.
@@ -60,18 +60,19 @@ impl Hops {
             .collect())
     }
 
-    /// Takes an earlier agent's word for addresses whose neighbour the kernel does not know at the moment, if they are
-    /// still reached through the same interface.
+    /// Takes an earlier agent's word for addresses that the kernel knows no way to at the moment: a restart moves no flow
+    /// that a lost neighbour or route would not have moved.
     pub(super) fn adopt(&mut self, entries: impl Iterator<Item = Backend>) {
         for entry in entries.filter(Backend::resolved) {
-            let Some(address) = entry.ip() else { continue };
-            let Some(NextHopState::Unresolved(path)) = self.states.get(&address) else { continue };
-            if path.ifindex == entry.ifindex {
-                let mut mac = [0; 6];
-                mac.copy_from_slice(&entry.ethernet[..6]);
-                let hop = path.with_mac(mac);
-                self.last.insert(address, hop);
-                self.states.insert(address, NextHopState::Resolved(hop));
+            let Some((address, hop)) = pinned_hop(&entry) else { continue };
+            match self.states.get(&address) {
+                Some(NextHopState::Unresolved(path)) if path.ifindex == hop.ifindex => {
+                    let hop = path.with_mac(hop.destination_mac);
+                    self.last.insert(address, hop);
+                    self.states.insert(address, NextHopState::Resolved(hop));
+                }
+                Some(NextHopState::Unreachable { .. }) => drop(self.last.insert(address, hop)),
+                _ => {}
             }
         }
     }
@@ -95,4 +96,19 @@ impl Hops {
             None => Some("not asked for yet".to_owned()),
         }
     }
+}
+
+/// The way that a pinned entry was made from, as far as it tells: whether there was a gateway, it does not.
+fn pinned_hop(entry: &Backend) -> Option<(IpAddr, NextHop)> {
+    let (family, address) = (entry.family()?, entry.ip()?);
+    let mac = |at: usize| -> Mac { std::array::from_fn(|i| entry.ethernet[at + i]) };
+    let hop = NextHop {
+        ifindex: entry.ifindex,
+        gateway: address,
+        destination_mac: mac(0),
+        source_mac: mac(6),
+        preferred_source: Some(address::from_bytes(family, entry.source)),
+        mtu: entry.mtu.into(),
+    };
+    Some((address, hop))
 }

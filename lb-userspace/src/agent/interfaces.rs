@@ -63,7 +63,7 @@ impl Interfaces {
             name: name.to_owned(),
             ifindex: link.ifindex,
             mode,
-            link_id: None,
+            link_id: Some(self.forward.link_id(name)?),
             program_id: Some(info.id()),
             program_tag: Some(format!("{:016x}", info.tag())),
             error: None,
@@ -113,6 +113,11 @@ impl Interfaces {
         self.status.remove(name);
         log::info!("detached from {name}");
         Ok(status)
+    }
+
+    /// Forgets what is known of interfaces that are not `wanted` and never were attached.
+    pub(super) fn forget(&mut self, wanted: &[String]) {
+        self.status.retain(|name, _| wanted.contains(name) || self.pins.link(name).exists());
     }
 
     /// Interfaces with a pinned link that the configuration does not name: an earlier agent attached them.

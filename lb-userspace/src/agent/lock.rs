@@ -19,6 +19,21 @@ pub struct Lock {
     path: PathBuf,
 }
 
+/// Locks a directory of pins, whatever runtime directory its user has: two writers of one set of maps would hand out
+/// the same regions.
+pub(super) fn pins(directory: &Path) -> Result<Flock<File>> {
+    let file = File::open(directory).with_context(|| format!("opening {}", directory.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let message = format!("another agent uses the pins in {}", directory.display());
+            Err(ApiError::new(ErrorKind::Conflict, message, "stop that one first, or choose another --bpffs")
+                .into())
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", directory.display())),
+    }
+}
+
 impl Lock {
     /// Takes the lock in a directory, and leaves this process's number there for whoever comes second.
     ///

@@ -3,6 +3,8 @@
 //! `run` starts it in the order that safety asks for: lock, pins, fewer privileges, maps, then everything that talks to
 //! the outside. Its end leaves forwarding as it is.
 
+mod adopt;
+mod change;
 mod checks;
 mod core;
 pub mod flow_key;
@@ -17,7 +19,7 @@ mod views;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -90,6 +92,7 @@ pub fn run(options: &AgentOptions) -> Result<()> {
     let fresh = found < forward::MAPS.len() && pins.linked_interfaces()?.is_empty();
     // Mounting a bpffs and giving the socket to a group are the last things that need more than the three capabilities.
     pins.prepare()?;
+    let _pins_lock = lock::pins(pins.root())?;
     let listener = server::bind(&options.socket)?;
     let outcome = run_with_privileges(options, plan, &pins, listener);
     let _ = std::fs::remove_file(&options.socket);
@@ -110,6 +113,8 @@ pub fn run(options: &AgentOptions) -> Result<()> {
 ///
 /// Where an agent runs, be it one that does not answer.
 pub fn clean(runtime_dir: &Path, bpffs: &Path) -> Result<bool> {
+    let pins = Pins::forward(bpffs);
+    let _pins_lock = if pins.exists() { Some(lock::pins(pins.root())?) } else { None };
     if !runtime_dir.is_dir() {
         return inspect::clean(bpffs);
     }
@@ -236,8 +241,9 @@ async fn run_async(
     let adopted = forward.adopted();
     let netlink = Netlink::open().context("opening netlink")?;
     let network = netlink.changes().context("listening for network changes")?;
-    let (checks, transitions) = Checks::start(Agent::recover_health(&plan.running, &plane))?;
+    let (checks, transitions) = Checks::start(Agent::recover_verdicts(&plan.running, &plane))?;
     let ids = Agent::recover_ids(&plan.running, &plane);
+    let open = Agent::recover_open(&plan.running, &plane);
     let mut agent = Agent {
         options: options.clone(),
         started: Instant::now(),
@@ -250,7 +256,7 @@ async fn run_async(
         interfaces: Interfaces::new(forward, pins),
         hops: Hops::new(netlink),
         checks,
-        services: BTreeMap::new(),
+        services: open,
         stale: BTreeSet::new(),
     };
     agent.begin(adopted).await?;

@@ -19,7 +19,7 @@ pub(super) struct AgentArgs {
         default_value = "/etc/wattline/wattline.toml"
     )]
     config: PathBuf,
-    /// Check the configuration and what the kernel needs to have, change nothing, and end
+    /// Check the configuration file, change nothing, and end; `wattline doctor` checks the machine
     #[arg(long)]
     check: bool,
 }

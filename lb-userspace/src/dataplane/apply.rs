@@ -52,10 +52,10 @@ pub struct Usages {
 /// What an application changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Services that were published anew, with the slots whose flows moved.
-    pub moved_slots: BTreeMap<ServiceOrder, u32>,
-    /// Services removed.
-    pub removed: usize,
+    /// Services that were published anew, with what became of their flows.
+    pub published: BTreeMap<ServiceOrder, Plan>,
+    /// Services that could not be written, and still are as they were.
+    pub failed: Vec<(ServiceKey, String)>,
 }
 
 /// A service key that sorts.
@@ -197,32 +197,60 @@ impl Dataplane {
     }
 
     /// Brings the given services to what they should be, and removes those in `removals`.
+    ///
+    /// One service that cannot be written does not keep the others from it: `Applied::failed` names it.
     pub fn apply(
         &mut self,
         desired: &[(ServiceKey, Desired)],
         removals: &[ServiceKey],
         generation: u64,
-    ) -> Result<Applied> {
+    ) -> Applied {
         let mut applied = Applied::default();
-        // Removals first: the room they free may be what the rest needs.
+        let mut waiting = self.publish_all(desired.iter(), generation, &mut applied);
+        // Last, so that a failure above has taken nothing away; but the room may be what a second try needs.
         for key in removals {
-            if let Some(service) = self.held.get(key).copied() {
-                self.maps.remove_service(*key)?;
-                self.held.remove(key);
-                self.retire(&service, true, true);
-                applied.removed += 1;
-            }
-        }
-        for (key, desired) in desired {
-            let plan = plan::plan(self.held(key).as_ref(), desired);
-            if plan.publish {
-                self.publish(*key, desired, plan, generation)
-                    .with_context(|| format!("service on {:?} port {}", key.ip(), key.port))?;
-                applied.moved_slots.insert(ServiceOrder(*key), plan.moved_slots);
+            if let Err(error) = self.remove(key) {
+                applied.failed.push((*key, format!("{error:#}")));
             }
         }
         self.reclaim();
-        Ok(applied)
+        if !waiting.is_empty() {
+            let again = waiting.into_iter().map(|(service, _)| service);
+            waiting = self.publish_all(again, generation, &mut applied);
+            self.reclaim();
+        }
+        applied.failed.extend(waiting.into_iter().map(|((key, _), error)| (*key, error)));
+        applied
+    }
+
+    /// Publishes what differs; returns what could not be, and why.
+    fn publish_all<'d>(
+        &mut self,
+        desired: impl Iterator<Item = &'d (ServiceKey, Desired)>,
+        generation: u64,
+        applied: &mut Applied,
+    ) -> Vec<(&'d (ServiceKey, Desired), String)> {
+        let mut failed = Vec::new();
+        for service in desired {
+            let (key, desired) = service;
+            let plan = plan::plan(self.held(key).as_ref(), desired);
+            if !plan.publish {
+                continue;
+            }
+            match self.publish(*key, desired, plan, generation) {
+                Ok(()) => drop(applied.published.insert(ServiceOrder(*key), plan)),
+                Err(error) => failed.push((service, format!("{error:#}"))),
+            }
+        }
+        failed
+    }
+
+    fn remove(&mut self, key: &ServiceKey) -> Result<()> {
+        let Some(service) = self.held.get(key).copied() else { return Ok(()) };
+        self.maps.remove_service(*key)?;
+        self.held.remove(key);
+        self.retire(&service, true, true);
+        Ok(())
     }
 
     fn publish(&mut self, key: ServiceKey, desired: &Desired, plan: Plan, generation: u64) -> Result<()> {
@@ -250,6 +278,7 @@ impl Dataplane {
             self.maps.backends.write(base, &desired.backends);
         }
         service.counter = desired.counter;
+        service.flags = desired.flags;
         service.generation = generation as u32;
         if let Err(error) = self.maps.set_service(key, service) {
             // Nobody ever saw the new regions.

@@ -23,7 +23,9 @@ use zerocopy::transmute;
 
 use super::{
     forward::{explain_attach, load_program},
-    layout, object,
+    layout,
+    nexthop::XdpAttachMode,
+    object,
     pins::{self, Pins},
 };
 
@@ -77,12 +79,13 @@ pub fn attach(bpffs: &Path, interface: &str, settings: &Settings) -> Result<()> 
     ensure!(nix::net::if_::if_nametoindex(interface).is_ok(), "there is no interface {interface}");
     let pins = Pins::decap(bpffs, interface);
     if pins.link(interface).exists() {
-        if link_is_alive(&pins, interface)? {
+        if is_as_wanted(&pins, interface, settings.mode)? {
             return set(&pins, settings);
         }
-        // The interface was deleted since; the link is a corpse.
-        pins.remove()?;
+        pins.unpin_link(interface)?;
     }
+    // Whatever else is left is of an interface that was deleted since, of another mode or of an interrupted start.
+    pins.remove()?;
     pins.prepare()?;
     let result = attach_fresh(&pins, interface, settings);
     if result.is_err() {
@@ -216,13 +219,16 @@ fn set(pins: &Pins, settings: &Settings) -> Result<()> {
     map.set(0, bytes, 0).context("writing the settings")
 }
 
-/// Whether the pinned link still holds a program on an interface of that name.
-fn link_is_alive(pins: &Pins, interface: &str) -> Result<bool> {
+/// Whether the pinned link still holds its program on an interface of that name, in that mode.
+fn is_as_wanted(pins: &Pins, interface: &str, mode: XdpMode) -> Result<bool> {
     let program =
         ProgramInfo::from_pin(pins.program()).context("asking the kernel about the pinned program")?;
-    let Some(running) = super::xdp_program_of(interface)? else { return Ok(false) };
-    if running != program.id() {
-        bail!("{interface}: another XDP program (id {running}) runs there than the pinned one");
+    let Some(running) = super::xdp_of(interface)? else { return Ok(false) };
+    if running.program_id != Some(program.id()) {
+        bail!(
+            "{interface}: another XDP program (id {:?}) runs there than the pinned one",
+            running.program_id
+        );
     }
-    Ok(true)
+    Ok((running.mode == XdpAttachMode::Native) == (mode == XdpMode::Driver))
 }

@@ -5,6 +5,7 @@
 use anyhow::{Context as _, Result, bail};
 use aya::{
     EbpfLoader,
+    maps::MapInfo,
     programs::{
         ProgramError, ProgramInfo, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -90,6 +91,13 @@ impl Forward {
         self.adopted
     }
 
+    /// The number of an interface's link.
+    pub fn link_id(&self, interface: &str) -> Result<u32> {
+        let pin = self.pins.link(interface);
+        let link = PinnedLink::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        Ok(FdLink::from(link).info().context("asking the kernel about a link")?.id())
+    }
+
     /// What the kernel says of the program.
     pub fn info(&self) -> Result<ProgramInfo> {
         self.program.info().context("asking the kernel about the program")
@@ -161,6 +169,19 @@ pub(super) fn load_program<'o>(object: &'o mut aya::Ebpf, name: &str) -> Result<
     Ok(program)
 }
 
+/// Whether a program uses all of the pinned maps.
+fn maps_of(program: &ProgramInfo, pins: &Pins) -> Result<bool> {
+    let used = program.map_ids().context("asking the kernel which maps a program uses")?.unwrap_or_default();
+    for name in forward::MAPS {
+        let map =
+            MapInfo::from_pin(pins.map(name)).with_context(|| format!("asking the kernel about {name}"))?;
+        if !used.contains(&map.id()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Makes the pin name this program, and opens it. If the pinned one has the same instructions, it stays.
 fn pin_program(program: &mut Xdp, pins: &Pins) -> Result<Xdp> {
     let pin = pins.program();
@@ -170,11 +191,13 @@ fn pin_program(program: &mut Xdp, pins: &Pins) -> Result<Xdp> {
     };
     if pin.exists() {
         let pinned = open()?;
-        let tag = pinned.info().context("asking the kernel about the pinned program")?.tag();
-        if tag == program.info().context("asking the kernel about the program")?.tag() {
+        let old = pinned.info().context("asking the kernel about the pinned program")?;
+        let new = program.info().context("asking the kernel about the program")?;
+        // The same instructions over other maps would forward by tables that nobody fills any more.
+        if old.tag() == new.tag() && maps_of(&old, pins)? {
             return Ok(pinned);
         }
-        log::info!("the pinned program {tag:016x} is of another version and is replaced");
+        log::info!("the pinned program {:016x} is of another version and is replaced", old.tag());
     }
     let aside = pin.with_file_name("program_new");
     // Left over from a crash between the two steps below.
@@ -194,17 +217,17 @@ fn check_pins(pins: &Pins) -> Result<bool> {
         }
         return Ok(true);
     }
-    if !pinned.is_empty() {
-        let links = pins.linked_interfaces()?;
-        if !links.is_empty() {
-            bail!(
-                "{} holds only some maps ({}) while {} is attached: the pins were tampered with. Remove them with \
-                 `wattline dataplane clean` (which ends forwarding) and start again",
-                pins.root().display(),
-                pinned.join(", "),
-                links.join(", ")
-            );
-        }
+    let links = pins.linked_interfaces()?;
+    if !links.is_empty() {
+        bail!(
+            "{} holds only some maps ({}) while {} is attached: the pins were tampered with. Remove them with \
+             `wattline dataplane clean` (which ends forwarding) and start again",
+            pins.root().display(),
+            if pinned.is_empty() { "none".to_owned() } else { pinned.join(", ") },
+            links.join(", ")
+        );
+    }
+    if !pinned.is_empty() || pins.program().exists() {
         log::warn!("{}: removing what an interrupted start left", pins.root().display());
         pins.remove()?;
         pins.prepare()?;
@@ -225,8 +248,9 @@ pub(super) fn explain_attach(
     };
     let why = match (code, running) {
         (Some(libc::EBUSY | libc::EEXIST), Some(id)) => format!(
-            "another XDP program (id {id}) is attached; see who with `bpftool prog show id {id}`, then remove it \
-             (`ip link set dev {interface} xdp off`, or the tool that attached it). It was left alone"
+            "another XDP program (id {id}) is attached; it was left alone. `bpftool prog show id {id}` says which: \
+             remove it with what attached it (`wattline decap detach {interface}` for Wattline's own decapsulation), \
+             or with `ip link set dev {interface} xdp off` if no link holds it"
         ),
         (Some(libc::EOPNOTSUPP), _) if mode == XdpMode::Driver => {
             "its driver has no native XDP; `xdp_mode = \"generic\"` works everywhere, but is slow".to_owned()

@@ -138,23 +138,30 @@ impl Maps {
 
     /// Makes the device map hold these interfaces, whatever else it holds.
     pub fn add_devices(&mut self, wanted: &BTreeSet<u32>) -> Result<()> {
+        let mut failed = None;
         for &ifindex in wanted.difference(&self.held_devices()?) {
-            self.devices
-                .insert(ifindex, ifindex, None, 0)
-                .with_context(|| format!("adding interface {ifindex} to the DEVICES map"))?;
+            // One interface that vanishes meanwhile must not keep the others out.
+            if let Err(error) = self.devices.insert(ifindex, ifindex, None, 0) {
+                failed = Some((ifindex, error));
+            }
         }
-        Ok(())
+        match failed {
+            Some((ifindex, error)) => {
+                Err(error).with_context(|| format!("adding interface {ifindex} to the DEVICES map"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes the device map hold exactly these interfaces.
     pub fn set_devices(&mut self, wanted: &BTreeSet<u32>) -> Result<()> {
-        self.add_devices(wanted)?;
+        let added = self.add_devices(wanted);
         for &ifindex in self.held_devices()?.difference(wanted) {
             // The kernel removes the entry itself when the interface goes; then it is not there any more.
             if let Err(error) = self.devices.remove(ifindex) {
                 log::debug!("removing interface {ifindex} from the DEVICES map: {error}");
             }
         }
-        Ok(())
+        added
     }
 }

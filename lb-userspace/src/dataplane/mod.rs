@@ -20,11 +20,11 @@ pub mod plan;
 mod regions;
 pub mod trial;
 
-/// The number of the XDP program that runs on an interface, asked from outside any runtime.
-pub(crate) fn xdp_program_of(interface: &str) -> anyhow::Result<Option<u32>> {
+/// The XDP program that runs on an interface, asked from outside any runtime.
+pub(crate) fn xdp_of(interface: &str) -> anyhow::Result<Option<nexthop::XdpAttachment>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let link = netlink::Netlink::open()?.link(interface).await?;
-        Ok(link.and_then(|link| link.xdp).and_then(|xdp| xdp.program_id))
+        Ok(link.and_then(|link| link.xdp))
     })
 }

@@ -11,6 +11,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -112,6 +113,12 @@ impl Pins {
     /// Removes every pin of this directory, and the directories above it that are empty then. What a link still holds
     /// lives on until that link is gone, so links must go first.
     pub fn remove(&self) -> Result<()> {
+        // Before the maps: a program without them must never be found again.
+        if let Err(error) = fs::remove_file(self.program())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("removing {}", self.program().display()));
+        }
         remove_tree(&self.root)?;
         let wattline = self.bpffs.join("wattline");
         let mut above = self.root.parent();
@@ -183,7 +190,22 @@ fn mount_bpffs(path: &Path) -> Result<()> {
     )
     .with_context(|| format!("mounting a bpffs at {}: try `mount -t bpf bpf {0}` as root", path.display()))?;
     log::info!("mounted a bpffs at {}", path.display());
+    if has_own_mounts() == Some(true) {
+        log::warn!(
+            "{} is mounted only for this process and its kin (as under `ip netns exec`): what is pinned there is gone \
+             with the last of them, and forwarding with it. Enter only the network: `nsenter --net=/run/netns/NAME`",
+            path.display()
+        );
+    }
     Ok(())
+}
+
+/// Whether this process has a mount namespace other than the machine's (or container's) first process; none where that
+/// may not be seen.
+pub fn has_own_mounts() -> Option<bool> {
+    let of =
+        |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).ok().map(|namespace| namespace.ino());
+    Some(of("1")? != of("self")?)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub struct Desired {
     pub backends: Vec<Backend>,
     /// The service's counter.
     pub counter: u32,
+    /// [`Service::FAIL_OPEN`] or 0.
+    pub flags: u32,
 }
 
 /// What the maps hold for it.
@@ -37,17 +39,22 @@ pub struct Plan {
     pub publish: bool,
     /// Slots whose flows now reach another address than before.
     pub moved_slots: u32,
+    /// Slots of the larger of the two rings.
+    pub total_slots: u32,
 }
 
 /// Compares.
 pub fn plan(held: Option<&Held>, desired: &Desired) -> Plan {
     let Some(held) = held else {
-        return Plan { ring: true, backends: true, publish: true, moved_slots: 0 };
+        let total_slots = desired.ring.len() as u32;
+        return Plan { ring: true, backends: true, publish: true, moved_slots: 0, total_slots };
     };
     let ring = !held.ring.iter().copied().eq(desired.ring.iter().copied().map(Slot::settled));
     let backends = held.backends != desired.backends;
-    let publish = ring || backends || held.service.counter != desired.counter;
-    Plan { ring, backends, publish, moved_slots: if publish { moved(held, desired) } else { 0 } }
+    let numbers = (held.service.counter, held.service.flags) != (desired.counter, desired.flags);
+    let publish = ring || backends || numbers;
+    let moved_slots = if publish { moved(held, desired) } else { 0 };
+    Plan { ring, backends, publish, moved_slots, total_slots: held.ring.len().max(desired.ring.len()) as u32 }
 }
 
 /// Slots whose owner's address changes. A ring of another size shares no slot with the old one, and an empty one had
@@ -79,7 +86,12 @@ mod tests {
     }
 
     fn desired(ring: &[u16], backends: &[u8]) -> Desired {
-        Desired { ring: ring.to_vec(), backends: backends.iter().map(|&n| backend(n)).collect(), counter: 4 }
+        Desired {
+            ring: ring.to_vec(),
+            backends: backends.iter().map(|&n| backend(n)).collect(),
+            counter: 4,
+            flags: 0,
+        }
     }
 
     #[test]
@@ -87,7 +99,7 @@ mod tests {
         let same = desired(&[0, 1, 0], &[1, 2]);
         assert_eq!(
             plan(Some(&held(&same)), &same),
-            Plan { ring: false, backends: false, publish: false, moved_slots: 0 }
+            Plan { ring: false, backends: false, publish: false, moved_slots: 0, total_slots: 3 }
         );
     }
 
@@ -97,7 +109,7 @@ mod tests {
         let owner = desired(&[0, 1, 1, 1], &[1, 2]);
         assert_eq!(
             plan(Some(&before), &owner),
-            Plan { ring: true, backends: false, publish: true, moved_slots: 1 }
+            Plan { ring: true, backends: false, publish: true, moved_slots: 1, total_slots: 4 }
         );
         // The same addresses under swapped indices: everything is written, nothing moves.
         let relabelled = desired(&[1, 0, 1, 0], &[2, 1]);
@@ -106,7 +118,7 @@ mod tests {
         let readdressed = desired(&[0, 1, 0, 1], &[1, 3]);
         assert_eq!(
             plan(Some(&before), &readdressed),
-            Plan { ring: false, backends: true, publish: true, moved_slots: 2 }
+            Plan { ring: false, backends: true, publish: true, moved_slots: 2, total_slots: 4 }
         );
     }
 

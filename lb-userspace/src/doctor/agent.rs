@@ -49,10 +49,21 @@ pub(super) struct Pinned {
     pub(super) exists: bool,
     /// What is wrong with the maps.
     pub(super) layout: Vec<String>,
-    /// Pinned links of the balancer: interface, and why packets do not meet the program.
-    pub(super) links: Vec<(String, Option<String>)>,
+    /// Pinned links of the balancer, by interface.
+    pub(super) links: Vec<(String, LinkState)>,
     /// The same for decapsulation.
-    pub(super) decap: Vec<(String, Option<String>)>,
+    pub(super) decap: Vec<(String, LinkState)>,
+}
+
+/// What a pinned link is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LinkState {
+    /// Its program runs on the interface.
+    Alive,
+    /// There is no interface of that name in this network namespace.
+    NotHere,
+    /// Packets do not meet the program, for this reason.
+    Dead(String),
 }
 
 const ABOUT: About<'_> = About("agent");
@@ -147,21 +158,43 @@ fn pins(found: &Installation, pinned: &Pinned) -> Vec<Finding> {
 }
 
 fn links(pinned: &Pinned) -> Vec<Finding> {
-    let forward = pinned.links.iter().map(|(interface, problem)| match problem {
-        None => About(interface).ok("attachment", "the balancer is attached"),
-        Some(problem) => About(interface).problem(
-            "attachment",
-            format!("the balancer's pinned link is of no use: {problem}"),
-            format!("`wattline dataplane detach {interface}`, then `wattline dataplane attach {interface}`"),
-        ),
+    const NOT_HERE: &str =
+        "is pinned for an interface that is not here: deleted, or in another network namespace";
+    let forward = pinned.links.iter().map(|(interface, state)| {
+        let (about, id) = (About(interface), "attachment");
+        match state {
+            LinkState::Alive => about.ok(id, "the balancer is attached"),
+            LinkState::NotHere => about.warning(
+                id,
+                format!("the balancer {NOT_HERE}"),
+                format!("if it was deleted: `wattline dataplane detach {interface}`"),
+            ),
+            LinkState::Dead(why) => about.problem(
+                id,
+                format!("the balancer's pinned link is of no use: {why}"),
+                format!(
+                    "`wattline dataplane detach {interface}`, then `wattline dataplane attach {interface}`"
+                ),
+            ),
+        }
     });
-    let decap = pinned.decap.iter().map(|(interface, problem)| match problem {
-        None => About(interface).ok("decap", "encapsulation is removed"),
-        Some(problem) => About(interface).problem(
-            "decap",
-            format!("encapsulation is not removed: {problem}"),
-            format!("`wattline decap attach {interface} --allow PREFIX` with the load balancers' addresses"),
-        ),
+    let decap = pinned.decap.iter().map(|(interface, state)| {
+        let (about, id) = (About(interface), "decap");
+        match state {
+            LinkState::Alive => about.ok(id, "encapsulation is removed"),
+            LinkState::NotHere => about.note(
+                id,
+                format!("decapsulation {NOT_HERE}"),
+                format!("if it was deleted: `wattline decap detach {interface}`"),
+            ),
+            LinkState::Dead(why) => about.problem(
+                id,
+                format!("encapsulation is not removed: {why}"),
+                format!(
+                    "`wattline decap attach {interface} --allow PREFIX` with the load balancers' addresses"
+                ),
+            ),
+        }
     });
     forward.chain(decap).collect()
 }
@@ -186,18 +219,22 @@ mod tests {
         }
     }
 
-    fn good() -> Installation {
-        let pinned = Pinned {
+    /// One link of each kind in this state.
+    fn pinned(state: LinkState) -> Pinned {
+        Pinned {
             exists: true,
             layout: Vec::new(),
-            links: vec![("eth0".to_owned(), None)],
-            decap: vec![("eth1".to_owned(), None)],
-        };
+            links: vec![("eth0".to_owned(), state.clone())],
+            decap: vec![("eth1".to_owned(), state)],
+        }
+    }
+
+    fn good() -> Installation {
         Installation {
             agent: Agent::Running(running()),
             version: "1.2.3",
             pins: "/sys/fs/bpf/wattline/v1".to_owned(),
-            pinned: Ok(pinned),
+            pinned: Ok(pinned(LinkState::Alive)),
             other_layouts: Vec::new(),
         }
     }
@@ -212,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_cure() {
         type Spoil = fn(&mut Installation);
-        let cases: [(&str, Severity, &str, Spoil); 11] = [
+        let cases: [(&str, Severity, &str, Spoil); 13] = [
             ("agent", Severity::Warning, "forwards on", |f| f.agent = Agent::Absent),
             ("agent", Severity::Note, "nothing is pinned", |f| {
                 (f.agent, f.pinned) = (Agent::Absent, Ok(Pinned::default()));
@@ -239,17 +276,15 @@ mod tests {
                 });
             }),
             ("attachment", Severity::Problem, "dead", |f| {
-                f.pinned = Ok(Pinned {
-                    links: vec![("eth0".to_owned(), Some("dead".to_owned()))],
-                    ..Pinned::default()
-                });
+                f.pinned = Ok(pinned(LinkState::Dead("dead".to_owned())));
             }),
             ("decap", Severity::Problem, "dead", |f| {
-                f.pinned = Ok(Pinned {
-                    decap: vec![("eth0".to_owned(), Some("dead".to_owned()))],
-                    ..Pinned::default()
-                });
+                f.pinned = Ok(pinned(LinkState::Dead("dead".to_owned())));
             }),
+            ("attachment", Severity::Warning, "another network", |f| {
+                f.pinned = Ok(pinned(LinkState::NotHere));
+            }),
+            ("decap", Severity::Note, "another network", |f| f.pinned = Ok(pinned(LinkState::NotHere))),
             ("other-layout", Severity::Warning, "wattline/v0", |f| {
                 f.other_layouts = vec!["/sys/fs/bpf/wattline/v0".to_owned()];
             }),

@@ -119,6 +119,20 @@ impl Ids {
         self.services.get(name)
     }
 
+    /// Takes counters that the maps name for what is not configured, so that nobody else gets them before their counts
+    /// are inherited.
+    pub fn reserve(&mut self, counters: impl IntoIterator<Item = u32>) {
+        self.counters.extend(counters.into_iter().filter(|&counter| counter < self.capacity));
+    }
+
+    /// Gives reserved counters back.
+    pub fn release(&mut self, counters: &[u32]) {
+        for counter in counters {
+            self.counters.remove(counter);
+            self.lowest = self.lowest.min(*counter);
+        }
+    }
+
     /// All counters with an owner.
     pub const fn counters(&self) -> &BTreeSet<u32> {
         &self.counters

@@ -56,27 +56,42 @@ pub fn desired<'h>(
     }
     let ring = ring::build(&candidates, ring_slots(service))
         .with_context(|| format!("ring of {:?}", service.name))?;
-    Ok(Desired { ring, backends, counter: ids.counter })
+    let flags = if weights.fail_open { lb_common::service::Service::FAIL_OPEN } else { 0 };
+    Ok(Desired { ring, backends, counter: ids.counter, flags })
+}
+
+/// Why packets cannot be sent to a backend over a next hop; `None` where they can.
+pub fn obstacle(node: &Node, mode: Mode, backend: IpAddr, hop: &NextHop) -> Option<String> {
+    if mode == Mode::L2 {
+        // The gateway would route the packet by its destination, the service's address: back to us.
+        return (hop.gateway != backend)
+            .then(|| format!("l2 needs the backend on the same link, but it is behind {}", hop.gateway));
+    }
+    let family = address::to_bytes(backend).0;
+    outer_source(node, family, hop.preferred_source).is_none().then(|| {
+        let version = family as u8;
+        format!(
+            "this node has no IPv{version} address to send from; give it one, or set node.source_v{version}"
+        )
+    })
 }
 
 /// One backend's cache line.
-fn entry(node: &Node, mode: Mode, backend: &Backend, counter: u32, hop: Option<&NextHop>) -> Entry {
+fn entry(node: &Node, service_mode: Mode, backend: &Backend, counter: u32, hop: Option<&NextHop>) -> Entry {
     let (family, destination) = address::to_bytes(backend.address);
-    let mode = match mode {
+    let mode = match service_mode {
         Mode::Ipip => EntryMode::Ipip,
         Mode::Gue => EntryMode::Gue,
         Mode::L2 => EntryMode::L2,
     };
     let mut entry = Entry { destination, counter, mode: mode as u8, flags: family as u8, ..Entry::default() };
-    let Some(hop) = hop else { return entry };
-    // Without an address to send from there is no outer packet; in L2 mode there is none anyway.
-    let Some((source, entropy_mask)) =
-        outer_source(node, family, hop.preferred_source).or((mode == EntryMode::L2).then_some(([0; 16], 0)))
-    else {
-        return entry;
-    };
-    entry.source = source;
-    entry.entropy_mask = entropy_mask;
+    let usable = hop.filter(|hop| obstacle(node, service_mode, backend.address, hop).is_none());
+    let Some(hop) = usable else { return entry };
+    let (source, entropy_mask) = outer_source(node, family, hop.preferred_source).unwrap_or_default();
+    if mode != EntryMode::L2 {
+        entry.source = source;
+        entry.entropy_mask = entropy_mask;
+    }
     entry.ethernet[..6].copy_from_slice(&hop.destination_mac);
     entry.ethernet[6..12].copy_from_slice(&hop.source_mac);
     entry.ethernet[12..].copy_from_slice(&parse::ethertype(family).to_be_bytes());
@@ -156,7 +171,8 @@ mod tests {
             !backend("fd00::1", &node, Mode::Ipip, Some(&hop(Some("10.0.0.5")))).resolved(),
             "the other family"
         );
-        assert!(backend("10.1.0.1", &node, Mode::L2, Some(&hop(None))).resolved(), "no outer header at all");
+        assert!(!backend("10.1.0.1", &node, Mode::L2, Some(&hop(None))).resolved(), "behind a gateway");
+        assert!(backend("10.0.0.1", &node, Mode::L2, Some(&hop(None))).resolved(), "no outer header at all");
     }
 
     #[test]

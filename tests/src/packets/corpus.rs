@@ -219,6 +219,8 @@ fn faulty(cases: &mut Cases, v6: bool) {
         (14, "backend without a mode", BadState),
         (15, "backend without a family", BadState),
         (16, "backend of an unknown mode", BadState),
+        (17, "ring past the last number", BadState),
+        (18, "backends past the last number", BadState),
     ] {
         cases.refused(format!("IPv{family}, {what}"), wanted(port).frame(), reason);
     }

@@ -29,7 +29,7 @@ use lb_userspace::dataplane::{
     pins::Pins,
 };
 
-use super::Observed;
+use super::{Observed, world::INGRESS};
 
 /// Where every host has its bpffs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -47,6 +47,7 @@ pub struct Balancer {
     maps: Maps,
     /// Holds the program and its reader of messages.
     _forward: Forward,
+    ingress: u32,
     counters: Vec<Counter>,
     reasons: Vec<u64>,
 }
@@ -71,7 +72,8 @@ impl Balancer {
         maps.set_devices(&tables.devices.iter().copied().collect())?;
         let program = Xdp::from_pin(pins.program(), XdpAttachType::Interface)?;
         let counters = vec![Counter::default(); maps.counters_capacity() as usize];
-        Ok(Self { program, maps, _forward: forward, counters, reasons: Vec::new() })
+        let ingress = tables.ingress;
+        Ok(Self { program, maps, _forward: forward, ingress, counters, reasons: Vec::new() })
     }
 
     /// Sends a frame through the program and tells what it did. `room` is how many bytes may be put in front; `None`:
@@ -82,7 +84,7 @@ impl Balancer {
         room: Option<usize>,
         likely: impl IntoIterator<Item = u32>,
     ) -> Result<Observed> {
-        let (verdict, frame) = run(&self.program, bytes, room)?;
+        let (verdict, frame) = run(&self.program, self.ingress, bytes, room)?;
         let counters = self.counters_moved(likely)?;
         let now: Vec<u64> = self.maps.reasons()?.into_iter().map(|(_, packets)| packets).collect();
         let reasons = differences(&self.reasons, &now);
@@ -135,7 +137,7 @@ impl Decapsulator {
 
     /// Sends a frame through the program and tells everything that it did.
     pub fn run(&mut self, bytes: &[u8]) -> Result<Observed> {
-        let (verdict, frame) = run(&self.program, bytes, None)?;
+        let (verdict, frame) = run(&self.program, INGRESS, bytes, None)?;
         let count = |&outcome: &Outcome| -> Result<u64> {
             Ok(self.outcomes.get(&(outcome as u32), 0)?.iter().sum::<u64>())
         };
@@ -153,12 +155,12 @@ fn differences(before: &[u64], now: &[u64]) -> BTreeMap<u32, u64> {
 }
 
 /// One run. Metadata in front of the frame takes the room away that the caller does not want it to have.
-fn run(program: &Xdp, bytes: &[u8], room: Option<usize>) -> Result<(Verdict, Vec<u8>)> {
+fn run(program: &Xdp, ingress: u32, bytes: &[u8], room: Option<usize>) -> Result<(Verdict, Vec<u8>)> {
     let metadata = ROOM.checked_sub(room.unwrap_or(ROOM)).context("no test run has that much room")?;
     ensure!(metadata.is_multiple_of(4), "metadata comes in multiples of 4 bytes");
     let input = [&vec![0; metadata][..], bytes].concat();
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let context: Vec<u8> = [metadata as u32, input.len() as u32, 0, 0, 0, 0]
+    let context: Vec<u8> = [metadata as u32, input.len() as u32, 0, ingress, 0, 0]
         .iter()
         .flat_map(|field| field.to_ne_bytes())
         .collect();
@@ -167,7 +169,7 @@ fn run(program: &Xdp, bytes: &[u8], room: Option<usize>) -> Result<(Verdict, Vec
         .test_run(TestRunOptions {
             data_in: Some(&input),
             data_out: Some(&mut output),
-            ctx_in: (metadata > 0).then_some(&context),
+            ctx_in: Some(&context),
             ..TestRunOptions::default()
         })
         .with_context(|| format!("running a frame of {} bytes with {metadata} of metadata", bytes.len()))?;

@@ -217,7 +217,7 @@ fn sound_services() -> Vec<Service> {
 }
 
 /// Services that cannot take some packets or any, by port of [`FAULTY_HOST`].
-pub const FAULTY: [(&str, u16); 12] = [
+pub const FAULTY: [(&str, u16); 14] = [
     ("empty", 1),
     ("unreached", 2),
     ("no-device", 3),
@@ -230,6 +230,8 @@ pub const FAULTY: [(&str, u16); 12] = [
     ("no-mode", 14),
     ("no-family", 15),
     ("unknown-mode", 16),
+    ("ring-wraps", 17),
+    ("region-wraps", 18),
 ];
 
 fn faulty_services(v6: bool) -> Vec<Service> {
@@ -260,6 +262,9 @@ fn break_tables(name: &str, entry: &mut Entry, tables: &mut MemoryTables) {
     match name {
         "ring-outside" => entry.ring_offset = 1 << 30,
         "owner-outside" => entry.backend_count = 0,
+        // So far up that an index into it is a number at the bottom again, where others are.
+        "ring-wraps" => entry.ring_offset = u32::MAX,
+        "region-wraps" => entry.backend_base = u32::MAX,
         "region-outside" => entry.backend_base = 1 << 30,
         "no-mode" => tables.backends[backends].iter_mut().for_each(|backend| backend.mode = 0),
         "unknown-mode" => tables.backends[backends].iter_mut().for_each(|backend| backend.mode = 4),

@@ -12,7 +12,7 @@ use crate::api::types::{ConfigView, Status};
 use crate::config::{Config, Mode, XdpMode};
 use crate::dataplane::{decap, inspect, pins};
 use crate::doctor::Request;
-use crate::doctor::agent::{Agent, Installation, Pinned, Running};
+use crate::doctor::agent::{Agent, Installation, LinkState, Pinned, Running};
 
 /// The agent's own word.
 pub(super) struct Answer {
@@ -61,7 +61,6 @@ impl Answer {
 
 /// What is pinned, and which programs that is.
 pub(super) struct Pins {
-    /// Pinned links: interface, its program, and what is wrong.
     links: Result<Vec<PinnedLink>, String>,
     decap: Result<Vec<PinnedLink>, String>,
 }
@@ -69,7 +68,7 @@ pub(super) struct Pins {
 struct PinnedLink {
     interface: String,
     program: u32,
-    problem: Option<String>,
+    state: LinkState,
 }
 
 impl Pins {
@@ -77,21 +76,21 @@ impl Pins {
         let say = |error: anyhow::Error| format!("{error:#}");
         let links = inspect::forward_pins(bpffs).map(|found| {
             let links = found.attachments.into_iter().map(|attachment| PinnedLink {
-                problem: attachment.problem(),
+                state: match attachment.problem() {
+                    None => LinkState::Alive,
+                    Some(_) if attachment.now.is_none() => LinkState::NotHere,
+                    Some(why) => LinkState::Dead(why),
+                },
                 program: attachment.program_id,
                 interface: attachment.interface,
             });
             links.collect()
         });
         let decap = decap::status(bpffs, None).map(|found| {
-            let links = found.into_iter().map(|status| {
-                let running = crate::dataplane::xdp_program_of(&status.interface).ok().flatten();
-                let problem = match running {
-                    Some(id) if id == status.program_id => None,
-                    Some(id) => Some(format!("another XDP program runs there (id {id})")),
-                    None => Some("the interface was deleted since it was attached".to_owned()),
-                };
-                PinnedLink { interface: status.interface, program: status.program_id, problem }
+            let links = found.into_iter().map(|status| PinnedLink {
+                state: decap_state(&status),
+                program: status.program_id,
+                interface: status.interface,
             });
             links.collect()
         });
@@ -110,6 +109,16 @@ impl Pins {
 
     fn programs(&self) -> impl Iterator<Item = u32> {
         self.links.iter().chain(&self.decap).flatten().map(|link| link.program)
+    }
+}
+
+fn decap_state(status: &decap::Status) -> LinkState {
+    let running = crate::dataplane::xdp_of(&status.interface).ok().flatten();
+    match running.and_then(|xdp| xdp.program_id) {
+        Some(id) if id == status.program_id => LinkState::Alive,
+        Some(id) => LinkState::Dead(format!("another XDP program runs there (id {id})")),
+        None if nix::net::if_::if_nametoindex(status.interface.as_str()).is_err() => LinkState::NotHere,
+        None => LinkState::Dead("the interface was deleted and made again since".to_owned()),
     }
 }
 
@@ -153,7 +162,7 @@ impl Programs {
 pub(super) fn describe(request: &Request<'_>, answer: Answer, pins: Pins) -> Installation {
     let root = pins::Pins::forward(request.bpffs);
     let reduce =
-        |links: Vec<PinnedLink>| links.into_iter().map(|link| (link.interface, link.problem)).collect();
+        |links: Vec<PinnedLink>| links.into_iter().map(|link| (link.interface, link.state)).collect();
     let pinned = pins.links.and_then(|links| {
         let decap = pins.decap?;
         let layout = inspect::layout_problems(request.bpffs);

@@ -1,7 +1,6 @@
 //! Seeing the machine: files of /proc and /sys, this process's rights, and a trial of our programs.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use caps::{CapSet, Capability};
@@ -24,7 +23,7 @@ pub(in crate::doctor) fn system(bpffs: &Path) -> System {
             mounted: pins::is_bpffs(bpffs),
             is_directory: bpffs.is_dir(),
         },
-        own_mounts: own_mounts(),
+        own_mounts: pins::has_own_mounts(),
         bounding: held(CapSet::Bounding),
         trial: may_load.then(|| trial::load().map_err(|error| one_line(&format!("{error:#}")))),
         effective,
@@ -35,13 +34,6 @@ pub(in crate::doctor) fn system(bpffs: &Path) -> System {
 /// kernel older than the crate does not know the newest ones.
 fn held(set: CapSet) -> Vec<Capability> {
     caps::all().into_iter().filter(|one| caps::has_cap(None, set, *one).unwrap_or(false)).collect()
-}
-
-/// Whether the mount namespace is another one than that of the first process; none where that may not be seen.
-fn own_mounts() -> Option<bool> {
-    let of =
-        |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).ok().map(|namespace| namespace.ino());
-    Some(of("1")? != of("self")?)
 }
 
 fn text(path: &str) -> Option<String> {
