@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::{self, Poll};
 use std::time::Duration;
@@ -261,6 +262,18 @@ async fn datagram(flow: Flow) -> Result<Reply> {
 /// A stream that is never shut down politely: a FIN that is answered before the reset would leave a `TIME_WAIT`, and the
 /// flow could not be opened again.
 struct Abrupt(TcpStream);
+
+impl Drop for Abrupt {
+    /// Resets the connection now. Closing would do so only when the last descriptor goes, and a child process that is
+    /// being started elsewhere has copies of all of them for a moment.
+    fn drop(&mut self) {
+        // SAFETY: all zeroes is a valid `sockaddr`, of the family `AF_UNSPEC`.
+        let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+        let length = size_of_val(&nobody) as libc::socklen_t;
+        // SAFETY: a live descriptor and a live address with its size. One that fails is closed a little later.
+        unsafe { libc::connect(self.0.as_raw_fd(), &raw const nobody, length) };
+    }
+}
 
 impl AsyncRead for Abrupt {
     fn poll_read(

@@ -25,9 +25,10 @@ pub fn keep(wanted: &[Capability]) -> Result<()> {
     if !missing.is_empty() {
         bail!("{} missing: run as root, or give the capabilities in the systemd unit", missing.join(", "));
     }
-    // The bounding set needs CAP_SETPCAP, which goes with the rest; without it there is nothing to bound.
+    // The bounding set needs CAP_SETPCAP, which goes with the rest; without it there is nothing to bound. What is only
+    // for loading goes from it at once: it limits what a program that is executed can gain, not what is held.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
-        for capability in caps::all().difference(&wanted) {
+        for capability in caps::all().difference(&TO_RUN.into()) {
             // A kernel older than the crate does not know the newest ones, and so cannot drop them.
             let _ = caps::drop(None, CapSet::Bounding, *capability);
         }

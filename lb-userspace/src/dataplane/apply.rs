@@ -80,6 +80,14 @@ impl Ord for ServiceOrder {
     }
 }
 
+/// Gaps may be too short one by one though they suffice together.
+fn no_room(what: &str, limit: &str) -> String {
+    format!(
+        "no room for its new {what} beside the old: raise limits.{limit}, then `wattline dataplane clean` and start the \
+         agent again"
+    )
+}
+
 /// The maps, and what is known of their use.
 pub struct Dataplane {
     maps: Maps,
@@ -251,7 +259,7 @@ impl Dataplane {
         if plan.ring {
             let slots = desired.ring.len() as u32;
             service.ring_offset =
-                self.make_room(|plane| plane.rings.allocate(slots)).context("no room for its ring")?;
+                self.make_room(|plane| plane.rings.allocate(slots)).context(no_room("ring", "ring_slots"))?;
             service.ring_slots = slots;
             let ring: Vec<Slot> = desired.ring.iter().copied().map(Slot::settled).collect();
             self.maps.rings.write(service.ring_offset, &ring);
@@ -263,7 +271,7 @@ impl Dataplane {
                 if plan.ring {
                     self.rings.free(service.ring_offset, service.ring_slots);
                 }
-                bail!("no room for its backends");
+                bail!(no_room("backends", "backends"));
             };
             service.backend_base = base;
             service.backend_count = count;

@@ -52,7 +52,9 @@ pub fn service(lab: &Lab, name: &str, more: &str, backends: &[&str]) -> String {
         ("ring_slots", "1009"),
         ("health", HTTP_HEALTH),
     ] {
-        if !own(key) {
+        // A UDP service has nothing to ask by HTTP.
+        let senseless = key == "health" && more.contains("\"udp\"");
+        if !own(key) && !senseless {
             let _ = writeln!(text, "{key} = {value}");
         }
     }
@@ -225,6 +227,9 @@ pub fn tree(host: &Host, root: &str) -> Vec<String> {
     })
 }
 
+/// Number of the first flow of [`Steady`], so that other flows can run beside it.
+pub const STEADY: u32 = 500_000;
+
 /// The same flows again and again, each a fresh connection, until told to stop.
 pub struct Steady {
     stop: Arc<AtomicBool>,
@@ -240,7 +245,8 @@ impl Steady {
         let thread = std::thread::spawn(move || {
             let mut reports = Vec::new();
             while !stopped.load(Ordering::Acquire) {
-                reports.push(Flows::tcp(target, count).concurrency(16).run(&client).unwrap());
+                let flows = Flows::tcp(target, count).first(STEADY).concurrency(16);
+                reports.push(flows.run(&client).unwrap());
                 done.fetch_add(1, Ordering::Release);
             }
             reports
