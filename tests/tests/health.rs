@@ -164,6 +164,41 @@ fn when_all_fail_open_sends_to_all_and_drop_drops_and_counts() {
 }
 
 #[test]
+fn failing_open_outlives_a_restart_and_a_newcomer() {
+    let lab = balanced::lab(Lab::builder().site_a(3));
+    let config = NODE.to_owned() + &service(&lab, "web", "all_down = \"open\"", &["a1", "a2"]);
+    let agent = Agent::start(lab.lb(), &config).unwrap();
+    wait_usable(&lab, &["a1", "a2"]);
+    for backend in &lab.backends {
+        backend.server.set_health(Health::Status(503));
+    }
+    let open = || json(&lab, &["service", "get", "web"])["fail_open"] == true;
+    balanced::until_true("failing open", open);
+    let before = ring(&lab, WEB);
+
+    // A new agent checks everybody anew. Meanwhile, and afterwards, nothing moves.
+    agent.kill().unwrap();
+    let _agent = balanced::restart(&lab);
+    until("both to be checked again", || {
+        assert!(open(), "what failed counts as healthy after a restart");
+        assert_eq!(ring(&lab, WEB), before);
+        let checks = [check(&lab, "a1"), check(&lab, "a2")];
+        if checks.iter().all(|check| check["consecutive"].as_i64() < Some(-3)) { Ok(()) } else { Err(checks) }
+    });
+
+    // A backend that nobody has checked yet, added to help, takes nothing from the others.
+    let address = lab.backend("a3").v4.to_string();
+    ok(&lab, &["backend", "add", "web/a3", "--address", &address]);
+    until("the newcomer to be found unhealthy", || {
+        assert!(open(), "the newcomer ended failing open");
+        assert!(!ring(&lab, WEB).is_empty());
+        let found = check(&lab, "a3");
+        if found["state"] == "unhealthy" { Ok(()) } else { Err(found) }
+    });
+    flows(&lab, 50);
+}
+
+#[test]
 fn one_failed_check_is_no_failure() {
     let (lab, agent) = running(2);
     let steady = Steady::start(&lab.client, WEB, 50);

@@ -242,3 +242,34 @@ fn another_mtu_is_seen_and_packets_that_became_too_big_are_counted() {
     mtu(1600);
     big.timeout(std::time::Duration::from_secs(10)).run(&lab.client).unwrap().expect_all();
 }
+
+#[test]
+fn an_l2_backend_behind_a_router_takes_nothing_and_says_why() {
+    let lab = balanced::lab(Lab::builder().site_a(1).site_b(1));
+    let config = NODE.to_owned() + &service(&lab, "web", "mode = \"l2\"", &["a1", "b1"]);
+    let _agent = Agent::start(lab.lb(), &config).unwrap();
+    wait_usable(&lab, &["a1"]);
+    until("b1 to be checked", || {
+        let found = backend(&lab, "b1");
+        if found["health"] == "healthy" { Ok(()) } else { Err(found) }
+    });
+    let found = backend(&lab, "b1");
+    assert_eq!((&found["slots"], &found["next_hop"]["state"]), (&0.into(), &"unresolved".into()), "{found}");
+    assert!(found["next_hop"]["reason"].as_str().unwrap().contains("behind 10.2.0.1"), "{found}");
+    assert_eq!(flows(&lab, 30).per_backend().len(), 1);
+}
+
+#[test]
+fn a_restart_without_a_route_moves_no_slot() {
+    let lab = balanced::lab(Lab::builder().site_a(1).site_b(1));
+    let config = NODE.to_owned() + &service(&lab, "web", "health = { type = \"none\" }", &["a1", "b1"]);
+    let agent = Agent::start(lab.lb(), &config).unwrap();
+    wait_usable(&lab, &["a1", "b1"]);
+    let before = ring(&lab, WEB);
+    // Not even a default route is left.
+    lab.lb().route_delete("0.0.0.0/0".parse().unwrap()).unwrap();
+    agent.kill().unwrap();
+    let _agent = balanced::restart(&lab);
+    assert_eq!(ring(&lab, WEB), before);
+    assert_eq!(usable(&lab).len(), 2);
+}

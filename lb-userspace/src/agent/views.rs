@@ -23,7 +23,7 @@ use crate::{
             ServiceView, StatsView, Status, Totals, Verdict,
         },
     },
-    config::{Backend, HealthProbe, Service},
+    config::{Backend, HealthProbe, Mode, Service},
     dataplane::{apply::Usage, nexthop::mac_text},
     fleet::{ids::NODE_COUNTER, image},
     health::TargetId,
@@ -136,7 +136,7 @@ impl Agent {
                     } else {
                         f64::from(slots) / f64::from(running.ring_slots)
                     },
-                    next_hop: self.next_hop_view(backend.address),
+                    next_hop: self.next_hop_view(service.mode, backend.address),
                     packets: counter.packets,
                     bytes: counter.bytes,
                 });
@@ -145,15 +145,18 @@ impl Agent {
         Ok(views)
     }
 
-    fn next_hop_view(&self, address: IpAddr) -> NextHop {
-        match self.hops.next_hop(address) {
-            Some(hop) => NextHop::Resolved {
+    fn next_hop_view(&self, mode: Mode, address: IpAddr) -> NextHop {
+        let Some(hop) = self.hops.next_hop(address) else {
+            return NextHop::Unresolved { reason: self.hops.problem(address).unwrap_or_default() };
+        };
+        match image::obstacle(&self.running.node, mode, address, hop) {
+            Some(reason) => NextHop::Unresolved { reason },
+            None => NextHop::Resolved {
                 interface: nix::net::if_::if_indextoname(hop.ifindex)
                     .map_or_else(|_| hop.ifindex.to_string(), |name| name.to_string_lossy().into()),
                 mac: mac_text(&hop.destination_mac),
                 mtu: hop.mtu,
             },
-            None => NextHop::Unresolved { reason: self.hops.problem(address).unwrap_or_default() },
         }
     }
 
@@ -305,7 +308,9 @@ impl Agent {
             slot: Some(slot),
             backend: backend.map(|(name, _)| name.clone()),
             encapsulation: describe(&entry, hash.entropy()),
-            next_hop: entry.ip().map(|address| self.next_hop_view(address)),
+            next_hop: service
+                .zip(entry.ip())
+                .map(|(service, address)| self.next_hop_view(service.mode, address)),
             ..blank(verdict, reason)
         })
     }
