@@ -36,7 +36,7 @@ macro_rules! outcomes {
             /// How many there are: the size of the counter map.
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
-            /// The short name: metric label and JSON key.
+            /// The short name: its key in JSON and tables.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }

@@ -166,7 +166,7 @@ fn drain_ready_and_maint() {
     let (lab, _agent) = running(3);
     let before = flows(&lab, 300);
     let (out, said) = ok(&lab, &["backend", "drain", "web/a2"]);
-    assert!(out.contains("admin ready -> drain") || out.contains("drain"), "{out}");
+    assert!(out.contains("admin ready -> drain"), "{out}");
     let a2 = slots(&lab)["a2"];
     assert_eq!(a2, 0);
     for part in

@@ -103,7 +103,7 @@ fn a_refused_file_does_not_undo_what_was_changed_at_run_time() {
     until("the complaint to go", || file_error(&lab).map_or(Ok(()), Err));
     assert_eq!(backend(&lab, "a2")["admin"], "drain", "the file says what it said before");
     // A file that says something else is an order.
-    Agent::write_config(lab.lb(), &good.replace("all_down", "x").replace("1009", "2003")).unwrap();
+    Agent::write_config(lab.lb(), &good.replace("1009", "2003")).unwrap();
     until("the file to run", || {
         let a2 = backend(&lab, "a2")["admin"].clone();
         if a2 == "ready" { Ok(()) } else { Err(a2) }

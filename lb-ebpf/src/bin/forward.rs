@@ -60,8 +60,8 @@ impl Tables for KernelTables<'_> {
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        // SAFETY: the map is preallocated, so an element may be reused while we read; a service is replaced or removed
-        // only by the agent, which leaves a grace period before anything that the old value named is reused.
+        // SAFETY: the value is plain data, copied at once. The kernel may use a replaced element for another update while
+        // we copy: see the limit that ARCHITECTURE.md names under its first invariant.
         unsafe { SERVICES.get(key) }.copied()
     }
 
