@@ -15,6 +15,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -200,7 +201,7 @@ fn bind(spec: &ServerSpec, udp_addresses: &[IpAddr], shared: &Arc<Shared>) -> Re
         socket
             .bind((Ipv6Addr::UNSPECIFIED, *port).into())
             .with_context(|| format!("cannot bind TCP port {port}"))?;
-        tokio::spawn(accept(socket.listen(BACKLOG)?, Arc::clone(shared)));
+        tokio::spawn(accept(Listening(socket.listen(BACKLOG)?), Arc::clone(shared)));
     }
     for port in &spec.udp {
         for address in udp_addresses {
@@ -213,9 +214,19 @@ fn bind(spec: &ServerSpec, udp_addresses: &[IpAddr], shared: &Arc<Shared>) -> Re
     Ok(())
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// A listener that ends when it is dropped, even while a child process that is being started has a copy of its
+/// descriptor: until that copy is closed, the port would go on taking connections, and could not be bound again.
+struct Listening(TcpListener);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+}
+
+async fn accept(listener: Listening, shared: Arc<Shared>) {
     loop {
-        match listener.accept().await {
+        match listener.0.accept().await {
             Ok((stream, client)) => {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(serve(stream, client, Arc::clone(&shared)));

@@ -145,12 +145,13 @@ fn when_all_fail_open_sends_to_all_and_drop_drops_and_counts() {
     agent.kill().unwrap();
     let _agent = balanced::restart(&lab);
     assert_eq!(ring(&lab, WEB), ring_before);
+    assert_eq!(view("web")["fail_open"], true);
     for backend in &lab.backends {
         backend.server.set_health(Health::Ok);
     }
     until("both services to be back", || {
         let (web, strict) = (view("web"), view("strict"));
-        let back = web["fail_open"] == false && strict["backends_usable"] == 2;
+        let back = web["backends_usable"] == 3 && strict["backends_usable"] == 2;
         if back { Ok(()) } else { Err((web, strict)) }
     });
     steady.more(1);
