@@ -14,8 +14,8 @@ use crate::workspace;
 
 /// Longer files hold more than one concept.
 const MOST_LINES: usize = 600;
-/// The only place that dependencies may come from.
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// How the lock file writes the only kind of place that dependencies may come from.
+const REGISTRY: &str = "registry+https://";
 
 /// Runs the command.
 pub(crate) fn run() -> Result<()> {
@@ -78,8 +78,8 @@ fn complaints(name: &str, bytes: &[u8], machine_words: &[String]) -> Vec<String>
             found.push(format!("{name}:{number}: `{path}` is somebody's home directory"));
         }
         let source = line.strip_prefix("source = ").map(|source| source.trim_matches('"'));
-        if name == "Cargo.lock" && source.is_some_and(|source| source != REGISTRY) {
-            found.push(format!("{name}:{number}: a dependency that is not from crates.io: {line}"));
+        if name == "Cargo.lock" && source.is_some_and(|source| !source.starts_with(REGISTRY)) {
+            found.push(format!("{name}:{number}: a dependency that is not from a registry: {line}"));
         }
     }
     found
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_registry_is_found() {
+    fn a_source_that_is_no_registry_is_found() {
         assert_eq!(of("Cargo.lock", &format!("source = \"{REGISTRY}\"\n")).len(), 0);
         assert_eq!(of("Cargo.lock", "source = \"git+https://example.org/x\"\n").len(), 1);
     }

@@ -41,7 +41,7 @@ pub(crate) fn strip(linked: &[u8]) -> Result<Vec<u8>> {
 /// Finds strings that tell something about the machine that the object was built on: absolute paths, home directories,
 /// and the directories that cargo names after the host that it fetched crates from.
 pub(crate) fn traces_of_the_machine(object: &[u8]) -> Vec<String> {
-    const TRACES: [&str; 5] = ["/home/", concat!("/ro", "ot/"), "/tmp/", "registry/src", "crates.io"];
+    const TRACES: [&str; 4] = ["/home/", concat!("/ro", "ot/"), "/tmp/", "registry/src"];
     let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
     let mut found: Vec<String> = object
         .split(|byte| !printable(byte))
